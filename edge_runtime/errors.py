@@ -1,0 +1,71 @@
+"""What can go wrong, as one small tree.
+
+EdgeError                exit 1: something asked for cannot be done
+|- UsageError            exit 2: the words of the request are wrong
+|- BudgetError           exit 3: it does not fit the device, or outgrew its limit while running
+|- ProfileError          exit 1: a device profile is not valid
+|- BundleError           exit 1: a bundle is damaged, tampered with or too new
+|- EngineError           exit 1: an engine is missing, dies, or refuses a model
+|- InputError            exit 1: an image, slide or tensor is not what the model takes
+`- JournalError          exit 1: the journal cannot be opened or written
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """One clear message: what was found and what was wanted; `hint` is the next command to try."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  try: {self.hint}" if self.hint else self.message
+
+
+class UsageError(EdgeError):
+    exit_code = 2
+
+
+class BudgetError(EdgeError):
+    """Figures are bytes and None where unknown: what was predicted, what is allowed, what was measured."""
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        predicted_bytes: int | None = None,
+        allowed_bytes: int | None = None,
+        measured_bytes: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.predicted_bytes = predicted_bytes
+        self.allowed_bytes = allowed_bytes
+        self.measured_bytes = measured_bytes
+
+
+class ProfileError(EdgeError):
+    pass
+
+
+class BundleError(EdgeError):
+    pass
+
+
+class EngineError(EdgeError):
+    pass
+
+
+class InputError(EdgeError):
+    pass
+
+
+class JournalError(EdgeError):
+    pass
