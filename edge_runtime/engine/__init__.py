@@ -1,0 +1,125 @@
+"""Engines, found by name and imported when asked for.
+
+An engine is a module of this folder named as its users name it. To add one: a file here with the members of `Engine`,
+its name in `ENGINES`, and it is under the contract test.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from edge_runtime.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from edge_runtime.tensors import Array, TensorSpec
+
+ENGINES = ("onnxruntime", "litert", "null")
+PROBE_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """`threads`: of one inference."""
+
+    threads: int = 1
+
+
+class Program(Protocol):
+    """A loaded model. Arrays go in as `inputs` say (see tensors.fit) and come out as `outputs` say; batch first."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """A module. `NAME`; `FORMATS` are the variant formats that it loads; `PACKAGE` is what pip installs."""
+
+    NAME: str
+    FORMATS: tuple[str, ...]
+    PACKAGE: str
+
+    def missing(self) -> str | None:
+        """None where it can be used, else why not. Imports the engine: call it in a child process."""
+        ...
+
+    def version(self) -> str: ...
+
+    def ram_bytes(self, model_bytes: int, arch: str) -> int:
+        """An estimate of the peak of a process that runs a model of this size."""
+        ...
+
+    def load(self, model: bytes | Path, options: EngineOptions) -> Program:
+        """Raises EngineError when the engine is missing or refuses the model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a child process found of an engine: `reason` is None where it works."""
+
+    name: str
+    version: str | None
+    reason: str | None
+
+
+def find_engine(name: str) -> Engine:
+    """The engine's module. Raises UsageError for a name that there is not."""
+    if name not in ENGINES:
+        raise UsageError(f"engine: found {name!r}, wanted one of {', '.join(ENGINES)}")
+    return cast(Engine, importlib.import_module(f"edge_runtime.engine.{name}"))
+
+
+@cache
+def probe(name: str) -> Probe:
+    """Import an engine in a child process: an import can die of SIGILL on a CPU that it was not built for
+    (microsoft/onnxruntime#23957), and that must be a fact and not a crash."""
+    root = str(Path(__file__).resolve().parents[2])
+    code = f"import sys; sys.path.append({root!r}); from edge_runtime.engine import probe_main; probe_main({name!r})"
+    try:
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=PROBE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return Probe(name, None, f"import took longer than {PROBE_TIMEOUT_S} s")
+    if done.returncode < 0:
+        return Probe(name, None, f"import died of {signal.Signals(-done.returncode).name}")
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        return Probe(name, None, f"import ended with exit code {done.returncode}: {words[-1] if words else ''}")
+    said = json.loads(done.stdout.splitlines()[-1])
+    return Probe(name, said["version"], said["reason"])
+
+
+def probe_main(name: str) -> None:
+    engine = find_engine(name)
+    reason = engine.missing()
+    print(json.dumps({"version": engine.version() if reason is None else None, "reason": reason}))
+
+
+def engine_for(model: Path, engine: str | None) -> str:
+    """The engine for a single model file: the one named, else the first that reads its format and works here."""
+    formats = {".onnx": "onnx", ".ort": "onnx", ".tflite": "tflite", ".null": "null"}
+    format_ = formats.get(model.suffix.lower())
+    if format_ is None:
+        raise UsageError(f"{model}: found the ending {model.suffix!r}, wanted one of {', '.join(formats)}")
+    names = [engine] if engine else [name for name in ENGINES if format_ in find_engine(name).FORMATS]
+    reasons = []
+    for name in names:
+        if format_ not in find_engine(name).FORMATS:
+            raise UsageError(f"{model}: engine {name} reads {', '.join(find_engine(name).FORMATS)}, found {format_}")
+        reason = probe(name).reason
+        if reason is None:
+            return name
+        reasons.append(f"{name}: {reason}")
+    raise EngineError(f"{model}: no engine works here: {'; '.join(reasons)}", hint="edge-runtime doctor")
