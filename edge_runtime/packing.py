@@ -1,0 +1,98 @@
+"""From a folder to a bundle: what an engineer writes, checked against the engines and completed.
+
+The folder holds `bundle.json`, the models and, if there is one, `card.md`:
+
+    {"name": "malaria", "version": "1.0.0", "task": {"kind": "slides", ...}, "labels": [...], "preprocessing": {...},
+     "variants": [{"name": "int8", "format": "onnx", "file": "int8.onnx", "recipe": [...], "metrics": {}, "costs": {}}]}
+
+recipe, metrics and costs may be left out. Inputs and outputs are read from the model by an engine, in a guarded child.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.bundle import Bundle, load_bundle, pack
+from edge_runtime.engine import ENGINES, find_engine, probe
+from edge_runtime.errors import BundleError, EngineError
+from edge_runtime.guard import Limits
+from edge_runtime.program import GuardedProgram
+from edge_runtime.task import find_task
+
+MANIFEST = "bundle.json"
+CARD = "card.md"
+_WANTED = {"name", "version", "task", "labels", "preprocessing", "variants"}
+_VARIANT_WANTED, _VARIANT_MAY = {"name", "format", "file"}, {"recipe", "metrics", "costs"}
+
+
+def pack_folder(folder: Path, out: Path) -> Bundle:
+    """Write `out` from `folder`. Every variant is loaded once: a model whose tensors are not what the task feeds, or
+    that no engine here reads, is refused. Raises BundleError, EngineError."""
+    manifest = _manifest(folder / MANIFEST)
+    files: dict[str, bytes] = {}
+    variants = []
+    for one in manifest["variants"]:
+        path = _inside(folder, one["file"])
+        files[path.name] = path.read_bytes()
+        variants.append({"recipe": [], "metrics": {}, "costs": {}, **one, **_tensors(path, one["format"])})
+    if (folder / CARD).is_file():
+        files[CARD] = (folder / CARD).read_bytes()
+    # first under a name of its own: only a bundle whose task accepts its models takes the name asked for
+    trial = out.with_name(f".{out.name}.trial")
+    try:
+        bundle = pack(manifest | {"variants": variants}, files, trial)
+        task = find_task(bundle)
+        for variant in bundle.variants:
+            task.check(variant.inputs, variant.outputs)
+        trial.replace(out)
+    except BundleError as error:
+        raise BundleError(error.message.replace(str(trial), str(out)), hint=error.hint) from error
+    except OSError as error:
+        raise BundleError(f"{out}: {error.strerror}") from error
+    finally:
+        trial.unlink(missing_ok=True)
+    return load_bundle(out)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text())
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}, wanted a description of the bundle") from error
+    except ValueError as error:
+        raise BundleError(f"{path}: not JSON: {error}") from error
+    found = set(plain) if isinstance(plain, dict) else set()
+    if found != _WANTED or not isinstance(plain["variants"], list) or not plain["variants"]:
+        raise BundleError(f"{path}: found fields {sorted(found)}, wanted {sorted(_WANTED)} with at least one variant")
+    for number, one in enumerate(plain["variants"]):
+        keys = set(one) if isinstance(one, dict) else set()
+        if not keys >= _VARIANT_WANTED or keys - _VARIANT_WANTED - _VARIANT_MAY:
+            wanted = f"{sorted(_VARIANT_WANTED)} and maybe {sorted(_VARIANT_MAY)}"
+            raise BundleError(f"{path}: variants[{number}]: found {sorted(keys)}, wanted {wanted}")
+    return dict(plain)
+
+
+def _inside(folder: Path, name: object) -> Path:
+    path = folder / str(name)
+    if path.parent != folder or not path.is_file():
+        raise BundleError(f"{folder / MANIFEST}: found the file {name!r}, wanted the name of one in {folder}")
+    return path
+
+
+def _tensors(path: Path, format_: str) -> dict[str, Any]:
+    reasons = []
+    for name in ENGINES:
+        if format_ not in find_engine(name).FORMATS:
+            continue
+        if reason := probe(name).reason:
+            reasons.append(f"{name}: {reason}")
+            continue
+        with GuardedProgram(path, name, 1, Limits(), 0) as program:
+            return {
+                "inputs": [spec.to_json() for spec in program.inputs],
+                "outputs": [spec.to_json() for spec in program.outputs],
+            }
+    why = "; ".join(reasons) or f"no engine reads {format_!r}"
+    raise EngineError(f"{path}: its tensors cannot be read: {why}", hint="pip install 'edge-runtime[litert]'")
