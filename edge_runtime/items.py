@@ -1,0 +1,130 @@
+"""What is read: an item is one slide or one image, found in the paths that a person gives.
+
+    an image file                       one item
+    a folder with images in it          one item: the images are one slide
+    a folder with only folders in it    each of those is an item
+    with `slide_name`, a pattern        the images anywhere below whose path matches it alike are one item
+
+Standard library only: a loop must know what is new without loading numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.errors import InputError, UsageError
+
+IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+# A whole thin film read cell by cell is 5,000 to 20,000 images; far more than that is the wrong folder.
+MAX_IMAGES = 50_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """`name` is what results are filed under; `paths` is one image or folder, or the images of one slide."""
+
+    name: str
+    paths: tuple[Path, ...]
+
+    def images(self) -> list[Path]:
+        """The image files, sorted by name. Raises InputError where there is none, or are more than MAX_IMAGES."""
+        if len(self.paths) > 1:
+            return sorted(self.paths)
+        path = self.paths[0]
+        if path.is_dir():
+            found = _images_in(path)
+        elif path.exists():
+            found = [path]
+        else:
+            raise InputError(f"{path}: found nothing there, wanted an image or a folder of images")
+        if not found:
+            raise InputError(f"{path}: found no image, wanted files ending in {', '.join(sorted(IMAGE_ENDINGS))}")
+        return found
+
+    def digest(self) -> str:
+        """SHA-256 over the names and the contents of the images: the same slide copied elsewhere has the same."""
+        whole = hashlib.sha256()
+        for path in self.images():
+            try:
+                with path.open("rb") as stream:
+                    one = hashlib.file_digest(stream, "sha256").digest()
+            except OSError as error:
+                raise InputError(f"{path}: {error.strerror}") from error
+            whole.update(path.name.encode(errors="surrogateescape") + b"\0" + one)
+        return whole.hexdigest()
+
+    def fingerprint(self) -> str:
+        """Names, sizes and times of the images, hashed: cheap enough to ask every few seconds."""
+        whole = hashlib.sha256()
+        for path in self.images():
+            about = path.stat()
+            whole.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        return whole.hexdigest()
+
+
+def is_image(name: str) -> bool:
+    """By the ending of its name."""
+    # leading dots and ._ are other systems' shadow files
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+
+
+def _images_in(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_image(entry.name) and entry.is_file():
+                    found.append(Path(entry.path))
+                    if len(found) > MAX_IMAGES:
+                        raise InputError(
+                            f"{folder}: found more than {MAX_IMAGES} images, wanted the images of one slide",
+                            hint="give each slide a folder of its own",
+                        )
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}") from error
+    return sorted(found)
+
+
+def find_items(paths: Iterable[str | os.PathLike[str]], slide_name: str | None = None) -> Iterator[Item]:
+    """The items in the paths given, in the order of their names. A path that does not exist is still an item: reading
+    it gives the error, so that the others are read. Raises UsageError for a bad pattern, InputError for no match."""
+    if slide_name is not None:
+        yield from _grouped([Path(path) for path in paths], slide_name)
+        return
+    for path in map(Path, paths):
+        inner = sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []
+        inner = [one for one in inner if not one.name.startswith(".")]
+        if inner and not _images_in(path):
+            for one in inner:
+                yield Item(str(one), (one,))
+        else:
+            yield Item(str(path), (path,))
+
+
+def _grouped(paths: list[Path], slide_name: str) -> Iterator[Item]:
+    try:
+        pattern = re.compile(slide_name)
+    except re.error as error:
+        raise UsageError(f"slide name: found {slide_name!r}, wanted a regular expression: {error}") from error
+    groups: dict[str, list[Path]] = {}
+    for top in paths:
+        if not top.exists():
+            raise InputError(f"{top}: found nothing there, wanted a folder of images")
+        for folder, _, names in os.walk(top) if top.is_dir() else [(str(top.parent), [], [top.name])]:
+            for name in filter(is_image, names):
+                match = pattern.search(name)
+                if match:
+                    groups.setdefault(match[1] if pattern.groups else match[0], []).append(Path(folder, name))
+    if not groups:
+        raise InputError(
+            f"{', '.join(map(str, paths))}: found no image whose name matches {slide_name!r}, wanted at least one"
+        )
+    for name, found in sorted(groups.items()):
+        if len(found) > MAX_IMAGES:
+            raise InputError(f"slide {name}: found {len(found)} images, wanted at most {MAX_IMAGES}")
+        yield Item(name, tuple(sorted(found)))

@@ -1,0 +1,178 @@
+"""Image files to arrays, and arrays to a model's input, as the bundle's `preprocessing` says.
+
+preprocessing = {"size": [height, width], "resize": "stretch" | "pad" | "crop", "mean": [r, g, b], "std": [r, g, b]}
+with mean and std on the 0..1 scale. The layout (channels first or last), dtype and quantization are the input
+tensor's own: the same image serves every variant.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.errors import BundleError, InputError
+from edge_runtime.task.cells import square
+from edge_runtime.tensors import quantize
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_runtime.tensors import Array, TensorSpec
+
+    Pixels = NDArray[np.uint8]
+
+# Phones give 8 to 48 megapixels. A picture is decoded whole, 3 bytes a pixel, and that must fit small budgets.
+MAX_PIXELS = 25_000_000
+MAX_BYTES = 64 << 20
+_DECODERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+
+
+def load_rgb(path: Path, *, draft_side: int | None = None, upright: bool = False) -> Pixels:
+    """An image file as uint8 (height, width, 3) RGB.
+
+    `draft_side`: JPEGs whose longer side is more than twice that are decoded at a half, quarter or eighth, which
+    saves memory and time. `upright`: turn as the EXIF orientation says.
+    Raises InputError: missing, not an image, truncated, or too large (judged by its header, before decoding).
+    """
+    from PIL import Image, ImageOps
+
+    Image.MAX_IMAGE_PIXELS = None  # our own limit below is lower, and says what was found
+    try:
+        size = path.stat().st_size
+        if not 0 < size <= MAX_BYTES:
+            raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
+        # from memory: a file that a camera is still writing must not change under the decoder
+        with Image.open(io.BytesIO(path.read_bytes()), formats=_DECODERS) as image:
+            if draft_side and max(image.size) > 2 * draft_side:
+                image.draft("RGB", (draft_side, draft_side))
+            width, height = image.size
+            if not 1 <= width * height <= MAX_PIXELS:
+                raise InputError(
+                    f"{path}: found {width} x {height} pixels, wanted at most {MAX_PIXELS // 10**6} million"
+                )
+            image.load()
+            return _as_pixels(ImageOps.exif_transpose(image) if upright else image)
+    except InputError:
+        raise
+    except MemoryError:
+        raise
+    except OSError as error:
+        found = error.strerror or str(error).replace("<_io.BytesIO object at ", "<").split(" <")[0]
+        raise InputError(f"{path}: {found}, wanted an image ({', '.join(_DECODERS)})") from error
+    except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and their own on damaged files
+        raise InputError(f"{path}: damaged image: {type(error).__name__}: {error}") from error
+
+
+def _as_pixels(image: Any) -> Pixels:
+    import numpy as np
+
+    if image.mode in ("I;16", "I", "F"):  # more than 8 bits grey: convert() would clip instead of scale
+        grey = np.asarray(image, np.float32)
+        top = 65535.0 if grey.max(initial=0) > 255 else 255.0
+        return np.repeat((grey * (255 / top)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    size: tuple[int, int]
+    resize: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], where: str) -> Preprocessing:
+        """Raises BundleError naming the field, what was found and what was wanted."""
+        wanted = {"size", "resize", "mean", "std"}
+        if set(plain) != wanted:
+            raise BundleError(f"{where}: preprocessing: found {sorted(plain)}, wanted {sorted(wanted)}")
+        try:
+            height, width = (int(side) for side in plain["size"])
+            mean, std = (tuple(float(one) for one in plain[key]) for key in ("mean", "std"))
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"{where}: preprocessing: {error}") from error
+        resize = plain["resize"]
+        good = len(mean) == len(std) == 3 and all(std) and min(height, width) >= 1 and max(height, width) <= 4096
+        if not good or resize not in ("stretch", "pad", "crop") or (resize == "pad" and height != width):
+            raise BundleError(
+                f"{where}: preprocessing: found {dict(plain)}, wanted size of 1 to 4096, resize stretch, crop or "
+                "(to a square) pad, and three numbers each in mean and std (no zero)"
+            )
+        return cls((height, width), plain["resize"], mean, std)
+
+    def shape(self, spec: TensorSpec) -> str | None:
+        """Which layout `spec` has for this size: "nchw", "nhwc" or None where it is neither."""
+        height, width = self.size
+        if len(spec.shape) == 4 and spec.shape[0] in (None, 1):
+            for layout, wanted in (("nchw", (3, height, width)), ("nhwc", (height, width, 3))):
+                if all(found in (None, size) for found, size in zip(spec.shape[1:], wanted, strict=True)):
+                    return layout
+        return None
+
+    def check(self, inputs: tuple[TensorSpec, ...], where: str) -> None:
+        """Raises BundleError where the model does not take one image of this size."""
+        if len(inputs) != 1 or self.shape(inputs[0]) is None:
+            raise BundleError(
+                f"{where}: found inputs {', '.join(map(str, inputs))}, wanted one image of 3 channels and "
+                f"{self.size[0]} x {self.size[1]} pixels, as the preprocessing says"
+            )
+
+    def fit_size(self, rgb: Pixels) -> Pixels:
+        """uint8 (h, w, 3) of any size -> uint8 (height, width, 3)."""
+        import numpy as np
+        from PIL import Image
+
+        height, width = self.size
+        if self.resize == "pad":
+            return square(rgb, height)
+        picture = Image.fromarray(rgb)
+        if self.resize == "crop":
+            factor = max(height / rgb.shape[0], width / rgb.shape[1])
+            # the part of the picture that fills the size, in the picture's own pixels
+            part_w, part_h = width / factor, height / factor
+            left, top = (rgb.shape[1] - part_w) / 2, (rgb.shape[0] - part_h) / 2
+            box = (max(left, 0), max(top, 0), min(left + part_w, rgb.shape[1]), min(top + part_h, rgb.shape[0]))
+            return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box))
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+    def tensor(self, pixels: Pixels, spec: TensorSpec) -> Array:
+        """uint8 (height, width, 3) -> (1, ...) as `spec` wants it. One look-up a channel: normalizing, quantizing and
+        casting are functions of a byte, so 256 answers are worked out once."""
+        import numpy as np
+
+        tables = self._tables(spec)
+        if len(tables) == 1:
+            fitted = tables[0][pixels]
+        else:
+            fitted = np.stack([table[pixels[..., channel]] for channel, table in enumerate(tables)], axis=2)
+        if self.shape(spec) == "nchw":
+            fitted = np.ascontiguousarray(fitted.transpose(2, 0, 1))
+        return fitted[None]
+
+    @cached_property
+    def _known(self) -> dict[TensorSpec, tuple[Array, ...]]:
+        return {}
+
+    def _tables(self, spec: TensorSpec) -> tuple[Array, ...]:
+        import numpy as np
+
+        if spec not in self._known:
+            made = []
+            for mean, std in self._channels[:1] if self._grey else self._channels:
+                real = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
+                made.append(quantize(real, spec) if spec.scale is not None else real.astype(spec.dtype))
+            self._known[spec] = tuple(made)
+        return self._known[spec]
+
+    @property
+    def _channels(self) -> list[tuple[float, float]]:
+        return list(zip(self.mean, self.std, strict=True))
+
+    @property
+    def _grey(self) -> bool:
+        return len(set(self._channels)) == 1
