@@ -1,0 +1,165 @@
+"""The journal: every outcome in one SQLite file, on the disk before it is acknowledged.
+
+`journal_mode=wal` with `synchronous=full`: a row that `add` has returned from survives a power cut. An item is known
+by its name and the digest of its contents, and is recorded once; a slide photographed again under the same name is
+another. An item that failed is recorded too, and is read again when its contents change or when it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.errors import JournalError, UsageError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from edge_runtime.results import Outcome
+
+# One list of statements a version; a file's user_version is how many of them it has had.
+_MIGRATIONS = (
+    (
+        """CREATE TABLE outcomes (
+            id INTEGER PRIMARY KEY,
+            item TEXT NOT NULL,
+            item_digest TEXT NOT NULL,
+            fingerprint TEXT NOT NULL,
+            recorded TEXT NOT NULL,
+            verdict TEXT,
+            error TEXT,
+            outcome TEXT NOT NULL CHECK (json_valid(outcome)),
+            UNIQUE (item, item_digest)
+        ) STRICT""",
+        "CREATE INDEX outcomes_by_time ON outcomes (recorded)",
+    ),
+)
+_BUSY_MS = 10_000
+
+
+class Journal:
+    """Open for as long as it is needed; close it, or use it in `with`. Safe for several processes."""
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+        import sqlite3
+
+        self.path = Path(path)
+        if not create and not self.path.exists():
+            hint = "edge-runtime loop BUNDLE FOLDER --journal FILE"
+            raise JournalError(f"{self.path}: found no journal there", hint=hint)
+        self._sqlite_error = sqlite3.Error
+        connection = None
+        try:
+            connection = sqlite3.connect(self.path, timeout=_BUSY_MS / 1e3, isolation_level=None)
+            connection.execute("PRAGMA journal_mode=wal")
+            connection.execute("PRAGMA synchronous=full")
+            self._migrate(connection)
+        except sqlite3.Error as error:
+            if connection:
+                connection.close()
+            raise JournalError(f"{self.path}: cannot be used as a journal: {error}") from error
+        except BaseException:
+            if connection:
+                connection.close()
+            raise
+        self._db = connection
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > len(_MIGRATIONS):
+            raise JournalError(
+                f"{self.path}: found journal version {version}, this version writes {len(_MIGRATIONS)}",
+                hint="install a newer edge-runtime",
+            )
+        if version == len(_MIGRATIONS):
+            return
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()  # another process may have been first
+        for statements in _MIGRATIONS[version:]:
+            for statement in statements:
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version={len(_MIGRATIONS)}")
+        db.execute("COMMIT")
+
+    def knows(
+        self, item: str, *, fingerprint: str | None = None, digest: str | None = None, failed: bool = True
+    ) -> bool:
+        """Whether this item is recorded with these contents, asked by the cheap mark or by the sure one.
+
+        `failed`: one that was recorded with an error counts as known.
+        """
+        query = "SELECT 1 FROM outcomes WHERE item=? AND (fingerprint=? OR item_digest=?) AND (error IS NULL OR ?)"
+        return self._execute(f"{query} LIMIT 1", (item, fingerprint, digest, failed)).fetchone() is not None
+
+    def add(self, outcome: Outcome, fingerprint: str = "") -> bool:
+        """Record an outcome; on the disk when this returns. It takes the place of an error recorded for the same
+        contents, and of nothing else: False where the item was recorded before."""
+        plain = outcome.to_json()
+        row = (
+            outcome.item,
+            outcome.item_digest,
+            fingerprint,
+            outcome.when,
+            plain.get("verdict"),
+            outcome.error.message if outcome.error else None,
+            json.dumps(plain, ensure_ascii=False),
+        )
+        query = (
+            "INSERT INTO outcomes (item, item_digest, fingerprint, recorded, verdict, error, outcome) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (item, item_digest) DO UPDATE SET "
+            "fingerprint=excluded.fingerprint, recorded=excluded.recorded, verdict=excluded.verdict, "
+            "error=excluded.error, outcome=excluded.outcome WHERE outcomes.error IS NOT NULL"
+        )
+        return self._execute(query, row).rowcount == 1
+
+    def touch(self, item: str, digest: str, fingerprint: str) -> None:
+        """Remember a new cheap mark of known contents (the files were copied again), so that they need no digest."""
+        self._execute("UPDATE outcomes SET fingerprint=? WHERE item=? AND item_digest=?", (fingerprint, item, digest))
+
+    def outcomes(self, since: str | None = None) -> Iterator[dict[str, Any]]:
+        """Recorded outcomes, oldest first, as documented in results.py. `since` as in `parse_since`."""
+        query = "SELECT outcome FROM outcomes WHERE recorded >= ? ORDER BY id"
+        for (text,) in self._execute(query, (parse_since(since),)):
+            yield json.loads(text)
+
+    def __len__(self) -> int:
+        (count,) = self._execute("SELECT count(*) FROM outcomes", ()).fetchone()
+        return int(count)
+
+    def _execute(self, query: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(query, values)
+        except self._sqlite_error as error:
+            raise JournalError(f"{self.path}: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def parse_since(text: str | None) -> str:
+    """'today', 'yesterday', '7d', '12h' or an ISO date or time, to ISO 8601 in UTC. Raises UsageError."""
+    if text is None:
+        return ""
+    now = datetime.now().astimezone()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    named = {"today": midnight, "yesterday": midnight - timedelta(days=1)}
+    try:
+        if text in named:
+            when = named[text]
+        elif text[-1:] in ("d", "h") and text[:-1].isdecimal():
+            when = now - timedelta(**{"days" if text[-1] == "d" else "hours": int(text[:-1])})
+        else:
+            when = datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"since: found {text!r}, wanted today, yesterday, 7d, 12h or 2026-11-30") from error
+    return when.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,144 @@
+"""The journal and the loop: exactly once, nothing lost, nothing read early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import edge_runtime as edge
+from edge_runtime.errors import InputError, JournalError, UsageError
+from edge_runtime.journal import Journal, parse_since
+from edge_runtime.loop import run_loop, watch
+from tests.conftest import picture, small_device
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, colour in COLOURS.items():
+        picture(tmp_path / "in" / f"{name}.png", colour)
+    return tmp_path / "in"
+
+
+def read(means: Path, folder: Path, journal: Path) -> list[str]:
+    with edge.open_session(means, small_device()) as session, Journal(journal) as book:
+        return [one.item for one in run_loop(session, watch(folder, once=True, settle_s=0), book)]
+
+
+def test_every_item_once_and_again_only_when_it_changed(means: Path, folder: Path, tmp_path: Path):
+    journal = tmp_path / "j.db"
+    assert len(read(means, folder, journal)) == 3
+    assert read(means, folder, journal) == []
+    os.utime(folder / "red.png", (1, 1))  # copied again: other times, the same contents
+    assert read(means, folder, journal) == []
+    picture(folder / "red.png", (1, 2, 3))
+    assert read(means, folder, journal) == [str(folder / "red.png")]
+    with Journal(journal) as book:
+        assert len(book) == 4
+
+
+def test_a_bad_item_is_recorded_once_and_the_others_are_read(means: Path, folder: Path, tmp_path: Path):
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (folder / "empty-slide").mkdir()
+    assert len(read(means, folder, tmp_path / "j.db")) == 5
+    assert read(means, folder, tmp_path / "j.db") == []
+    with Journal(tmp_path / "j.db") as book:
+        errors = {Path(one["item"]).name: one["error"] for one in book.outcomes() if one["error"]}
+    assert errors["broken.png"]["type"] == errors["empty-slide"]["type"] == "InputError"
+    assert "found no image" in errors["empty-slide"]["message"]
+
+
+def test_half_copied_and_hidden_files_are_not_read_early(folder: Path):
+    growing = folder / "growing.png"
+    stop = threading.Event()
+
+    def copy() -> None:
+        while not stop.is_set():
+            with growing.open("ab") as stream:
+                stream.write(b"more")
+            time.sleep(0.02)
+
+    (folder / ".hidden.png").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    writer = threading.Thread(target=copy)
+    writer.start()
+    try:
+        items = watch(folder, settle_s=0.4, poll_s=0.05)
+        early = {Path(next(items).name).name for _ in range(3)}
+        assert early == {"red.png", "green.png", "blue.png"}
+        stop.set()
+        assert Path(next(items).name).name == "growing.png"
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_a_killed_loop_resumes_to_exactly_the_full_set(means: Path, tmp_path: Path):
+    incoming = tmp_path / "in"
+    for number in range(40):
+        picture(incoming / f"{number:02}.png", (number, 0, 0))
+    command = [sys.executable, "-m", "edge_runtime", "loop", str(means), str(incoming)]
+    command += ["--journal", str(tmp_path / "j.db"), "--once", "--settle", "0s", "--json"]
+    acknowledged: list[str] = []
+    for stop_after in (3, 5, None):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout
+            for count, line in enumerate(process.stdout, 1):
+                acknowledged.append(json.loads(line)["item"])
+                if count == stop_after:
+                    process.send_signal(signal.SIGKILL)
+                    break
+    with Journal(tmp_path / "j.db") as book:
+        recorded = [one["item"] for one in book.outcomes()]
+    assert sorted(recorded) == sorted(str(path) for path in incoming.iterdir())
+    assert set(acknowledged) <= set(recorded)
+
+
+def test_the_journal_is_durable_and_says_what_it_is(tmp_path: Path):
+    with Journal(tmp_path / "j.db") as book:
+        assert book._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert book._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    (tmp_path / "text.db").write_text("not a database, but long enough to be taken for one " * 9)
+    with pytest.raises(JournalError, match="cannot be used as a journal"):
+        Journal(tmp_path / "text.db")
+    with pytest.raises(JournalError, match="found no journal"):
+        Journal(tmp_path / "none.db", create=False)
+    with sqlite3.connect(tmp_path / "new.db") as db:
+        db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(JournalError, match="journal version 99"):
+        Journal(tmp_path / "new.db")
+
+
+def test_two_loops_on_one_journal_record_an_item_once(means: Path, folder: Path, tmp_path: Path):
+    with edge.open_session(means, small_device()) as session:
+        outcome = session.run(folder / "red.png")
+    with Journal(tmp_path / "j.db") as first, Journal(tmp_path / "j.db") as second:
+        assert first.add(outcome)
+        assert not second.add(outcome)
+
+
+@pytest.mark.parametrize("text", ["today", "yesterday", "7d", "12h", "2026-01-31", "2026-01-31T10:00"])
+def test_since_is_understood(text: str):
+    assert parse_since(text).endswith("+00:00")
+
+
+@pytest.mark.parametrize("text", ["", "tomorrow", "7", "99999999999d", "2026-13-01"])
+def test_since_that_is_not_is_refused(text: str):
+    with pytest.raises(UsageError, match="wanted today, yesterday"):
+        parse_since(text)
+
+
+def test_a_folder_that_is_not_there():
+    with pytest.raises(InputError, match="wanted one to watch"):
+        next(watch("nowhere"))
