@@ -1,0 +1,437 @@
+"""`edge-runtime VERB`: parse, call one public function, print.
+
+Data on stdout, talk on stderr, `--json` for machines, no questions. Exit 0 done, 1 something could not be done,
+2 usage, 3 does not fit the budget. Verbs import what they need: --help, devices and journal load no numpy, no engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.errors import EdgeError
+
+if TYPE_CHECKING:
+    from edge_runtime.guard import Progress
+    from edge_runtime.profile import DeviceProfile
+    from edge_runtime.results import Outcome
+    from edge_runtime.session import Session
+
+SLIDE_NAME_HELP = (
+    "a regular expression: images below PATH whose names match it alike are one slide "
+    "(its first group, where it has one); for cell images of many slides in one folder"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: int = arguments.verb(arguments)
+        sys.stdout.flush()
+        return code
+    except EdgeError as error:
+        _say(f"edge-runtime: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("edge-runtime: stopped; what was recorded is kept")
+        return 130
+    except BrokenPipeError:  # `edge-runtime ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print(plain: object) -> None:
+    print(json.dumps(plain, ensure_ascii=False), flush=True)
+
+
+# ---------------------------------------------------------------- devices, doctor
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    from edge_runtime.profile import list_profiles, load_profile
+
+    if arguments.name:
+        return _show_device(load_profile(arguments.name), arguments.json)
+    for one in list_profiles():
+        if arguments.json:
+            _print(_device_json(one))
+        else:
+            from edge_runtime.units import format_bytes
+
+            cores = " + ".join(f"{group.count} x {group.part}" for group in one.cores)
+            print(
+                f"{one.name:<32} {one.arch:<8} {cores:<32} use up to {format_bytes(one.budget.ram_bytes):>8} RAM, "
+                f"{format_bytes(one.budget.storage_bytes):>8} storage"
+            )
+    return 0
+
+
+def _device_json(profile: DeviceProfile) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(profile)
+
+
+def _show_device(profile: DeviceProfile, as_json: bool) -> int:
+    plain = _device_json(profile)
+    if as_json:
+        _print(plain)
+        return 0
+    sources = plain.pop("sources")
+    for key, value in plain.items():
+        source = sources.get(key) or sources.get(key.removesuffix("_bytes"))
+        about = f"   [{source['sure']}: {source['where']}]" if source else ""
+        print(f"{key:<14} {json.dumps(value, ensure_ascii=False)}{about}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from edge_runtime.doctor import examine, self_test
+
+    found = examine(arguments.device)
+    if arguments.self_test:
+        with _progress() as progress:
+            found["self_test"] = self_test(arguments.bundle, arguments.device, progress)
+    if arguments.json:
+        _print(found)
+    else:
+        for line in found.pop("text"):
+            print(line)
+        for one in found.get("self_test", {}).get("slides", ()):
+            print(f"self-test: {'ok    ' if one['ok'] else 'FAILED'} {one['slide']}: {one['found']}")
+        if "self_test" in found:
+            print("self-test: it proves the path on this device (decode, segment, classify, decide), not the clinic")
+    passed = found.get("self_test", {}).get("ok", True)
+    return 0 if passed and any(one["works"] for one in found["engines"]) else 1
+
+
+# ---------------------------------------------------------------- inspect, fit, pack
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from edge_runtime.bundle import load_bundle
+    from edge_runtime.units import format_bytes
+
+    bundle = load_bundle(arguments.bundle)
+    bundle.verify()
+    if arguments.card:
+        sys.stdout.write(bundle.read(bundle.file("card.md")).decode(errors="replace"))
+        return 0
+    if arguments.json:
+        _print(bundle.to_json())
+        return 0
+    print(f"{bundle.path}: {bundle.name} {bundle.version}, task {bundle.task['kind']}, {format_bytes(bundle.size)}")
+    print(f"digest {bundle.digest}; every file matches its digest; not signed")
+    if bundle.labels:
+        print(f"labels {', '.join(bundle.labels[:20])}{' ...' if len(bundle.labels) > 20 else ''}")
+    for one in bundle.variants:
+        recipe = " > ".join(str(step.get("pass", "?")) for step in one.recipe) or "as trained"
+        tensors = f"{', '.join(map(str, one.inputs))} -> {', '.join(map(str, one.outputs))}"
+        print(f"\n{one.name}: {one.format}, {format_bytes(one.file.size)}, {recipe}\n  {tensors}")
+        for key, value in one.metrics.items():
+            print(f"  {key} = {value}")
+        for key, cost in one.costs.items():
+            print(f"  cost on {key}: {format_bytes(cost.ram_bytes)} RAM ({cost.basis}: {cost.where})")
+    return 0
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from edge_runtime.bundle import load_bundle
+    from edge_runtime.planner import explain, plan
+    from edge_runtime.profile import THIS_DEVICE, load_profile
+
+    device = load_profile(arguments.device)
+    here = arguments.here or device.name == THIS_DEVICE
+    found = plan(load_bundle(arguments.bundle), device, engine=arguments.engine, here=here)
+    if arguments.json:
+        _print(found.to_json())
+    else:
+        for line in explain(found):
+            print(line)
+    found.demand()
+    return 0
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from edge_runtime.packing import pack_folder
+    from edge_runtime.units import format_bytes
+
+    bundle = pack_folder(Path(arguments.folder), Path(arguments.output))
+    if arguments.json:
+        _print(bundle.to_json())
+    else:
+        variants = ", ".join(one.name for one in bundle.variants)
+        print(f"{bundle.path}: {format_bytes(bundle.size)}, variants {variants}, digest {bundle.digest}")
+    return 0
+
+
+# ---------------------------------------------------------------- run, loop, journal
+
+
+def _open(arguments: argparse.Namespace) -> Session:
+    from edge_runtime.session import open_session
+
+    session = open_session(
+        arguments.bundle,
+        arguments.device,
+        engine=arguments.engine,
+        variant=arguments.variant,
+        threads=arguments.threads,
+    )
+    for refused in session.refused:
+        _say(f"edge-runtime: passed over: {refused}")
+    origin = session.origin
+    _say(f"{origin.bundle}, {origin.variant} on {origin.engine} {origin.engine_version}, for {origin.device}")
+    return session
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from edge_runtime.items import find_items
+
+    worst = 0
+    counts: dict[str, int] = {}
+    items = find_items(arguments.paths, arguments.slide_name)
+    with _open(arguments) as session, _progress() as progress:
+        for item in items:
+            outcome = session.run(item, details=arguments.cells, progress=progress)
+            _show(outcome, arguments.json)
+            key = "error" if outcome.error else str(outcome.to_json().get("verdict", "read"))
+            counts[key] = counts.get(key, 0) + 1
+            worst = max(worst, outcome.error.exit_code if outcome.error else 0)
+        peak = session.peak_ram_bytes
+    if sum(counts.values()) > 1:
+        from edge_runtime.units import format_bytes
+
+        totals = ", ".join(f"{count} {key}" for key, count in sorted(counts.items()))
+        text = f"{sum(counts.values())} items: {totals}; peak memory {format_bytes(peak)}"
+        _say(text) if arguments.json else print(text)
+    return worst
+
+
+def _loop(arguments: argparse.Namespace) -> int:
+    from edge_runtime.journal import Journal
+    from edge_runtime.loop import run_loop, watch
+    from edge_runtime.units import parse_ms
+
+    settle_s = parse_ms(arguments.settle, "settle") / 1e3
+    poll_s = parse_ms(arguments.poll, "poll") / 1e3
+    items = watch(
+        arguments.folder, once=arguments.once, settle_s=settle_s, poll_s=poll_s, slide_name=arguments.slide_name
+    )
+    with Journal(arguments.journal) as journal, _open(arguments) as session, _progress() as progress:
+        _say(f"watching {arguments.folder}, recording to {arguments.journal}, {len(journal)} recorded before")
+        for outcome in run_loop(session, items, journal, retry=arguments.retry, progress=progress):
+            _show(outcome, arguments.json)
+    return 0
+
+
+def _journal(arguments: argparse.Namespace) -> int:
+    from edge_runtime.journal import Journal
+
+    with Journal(arguments.journal, create=False) as journal:
+        rows = journal.outcomes(arguments.since)
+        if arguments.csv:
+            _csv(rows)
+            return 0
+        for one in rows:
+            if arguments.json:
+                _print(one)
+            else:
+                error = one["error"]
+                said = f"error: {error['message']}" if error else _line(one)
+                print(f"{one['when']}  {one['item']:<32} {said}")
+    return 0
+
+
+CSV_FIELDS = (
+    *("when", "item", "verdict", "cells", "infected", "parasitaemia_percent", "parasites_per_ul"),
+    *("not_excluded_below_per_ul", "reasons", "error", "bundle", "bundle_digest", "variant", "engine"),
+    *("engine_version", "device", "latency_ms", "peak_ram_bytes", "item_digest"),
+)
+
+
+def _csv(rows: Iterator[dict[str, Any]]) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(CSV_FIELDS)
+    for one in rows:
+        one["error"] = one["error"]["message"] if one["error"] else None
+        one["reasons"] = "; ".join(one.get("reasons", ()))
+        writer.writerow([one.get(field) for field in CSV_FIELDS])
+
+
+def _line(plain: dict[str, Any]) -> str:
+    if plain["kind"] == "slides":
+        return (
+            f"{plain['verdict']}, {plain['cells']} cells, {plain['infected']} infected; {'; '.join(plain['reasons'])}"
+        )
+    return ", ".join(f"{one['label']} {one['score']:.3f}" for one in plain.get("labels", ())[:3])
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        _print(outcome.to_json())
+        return
+    if outcome.error:
+        _say(f"{outcome.item}: {outcome.error}")
+    else:
+        print(f"{outcome.item:<24} {outcome.prediction}", flush=True)
+
+
+# ---------------------------------------------------------------- phantom
+
+
+def _phantom(arguments: argparse.Namespace) -> int:
+    from edge_runtime.phantom import write_slide
+
+    folder = Path(arguments.folder)
+    truth = write_slide(folder, cells=arguments.cells, infected=arguments.infected, seed=arguments.seed)
+    if arguments.json:
+        _print(truth)
+    else:
+        print(f"{arguments.folder}: a rendered slide, {truth['cells']} cells, {truth['infected']} infected")
+    return 0
+
+
+# ---------------------------------------------------------------- progress
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A line on stderr that rewrites itself, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(done: int, total: int | None) -> None:
+        if total and total > 1:
+            filled = 30 * done // total
+            sys.stderr.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} images \x1b[K")
+        if done == total:
+            sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+# ---------------------------------------------------------------- the words
+
+
+def _parser() -> argparse.ArgumentParser:
+    from edge_runtime import __version__
+
+    top = argparse.ArgumentParser(
+        prog="edge-runtime",
+        description="Run compressed models on the devices that people really have, inside their memory and storage.",
+        epilog="Exit codes: 0 done, 1 something could not be done, 2 usage, 3 does not fit the device's budget.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"edge-runtime {__version__}")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+
+    def verb(name: str, function: object, about: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+        made.set_defaults(verb=function)
+        made.add_argument("--json", action="store_true", help="JSON, one object a line, on stdout")
+        return made
+
+    one = verb("devices", _devices, "list the device profiles, or show one with the source of each fact")
+    one.add_argument("show", nargs="?", choices=["show"], help=argparse.SUPPRESS)
+    one.add_argument("name", nargs="?", metavar="show NAME", help="a profile's name, a .toml file, or this-device")
+
+    one = verb("doctor", _doctor, "say what this device is and which engines work on it")
+    _device(one)
+    one.add_argument("--self-test", action="store_true", help="read rendered slides whose answer is known")
+    one.add_argument("--bundle", default="malaria", help="the bundle for the self-test (default: malaria)")
+
+    one = verb("inspect", _inspect, "show what is in a bundle, and check every digest")
+    _bundle(one)
+    one.add_argument("--card", action="store_true", help="print the model card")
+
+    one = verb("fit", _fit, "which variant on which engine fits a device, and why the others do not")
+    _bundle(one)
+    _device(one)
+    one.add_argument("--engine", help="consider this engine only")
+    one.add_argument("--here", action="store_true", help="count only engines that work on this machine")
+
+    one = verb("run", _run, "read slides or images")
+    _bundle(one)
+    one.add_argument("paths", nargs="+", metavar="PATH", help="an image, a slide's folder, or a folder of slides")
+    _model(one)
+    one.add_argument("--cells", action="store_true", help="with --json, also the score of every cell")
+
+    one = verb("loop", _loop, "watch a folder, read what appears, record it; picks up where it stopped")
+    _bundle(one)
+    one.add_argument("folder", help="each sub-folder and each image in it is an item")
+    one.add_argument("--journal", required=True, metavar="FILE", help="the SQLite file to record to")
+    _model(one)
+    one.add_argument("--once", action="store_true", help="read what is there and end")
+    one.add_argument("--retry", action="store_true", help="read again what was recorded with an error")
+    one.add_argument("--settle", default="3s", help="read an item when nothing in it changed so long (default: 3s)")
+    one.add_argument("--poll", default="1s", help="how often to look (default: 1s)")
+
+    one = verb("journal", _journal, "print what was recorded")
+    one.add_argument("journal", metavar="FILE")
+    one.add_argument("--since", help="today, yesterday, 7d, 12h, or a date such as 2026-11-30")
+    one.add_argument("--csv", action="store_true", help="CSV with a header line")
+
+    one = verb("pack", _pack, "make a bundle from a folder with a bundle.json, its models and a card")
+    one.add_argument("folder")
+    one.add_argument("-o", "--output", required=True, metavar="FILE.edge")
+
+    one = verb("phantom", _phantom, "render a slide with known infected cells: proves the path, not the clinic")
+    one.add_argument("folder")
+    one.add_argument("--cells", type=_count, default=1000)
+    one.add_argument("--infected", type=_count, default=0)
+    one.add_argument("--seed", type=_count, default=1)
+    return top
+
+
+def _bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="a .edge file, or malaria for the one that came with the package")
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="this-device", metavar="NAME", help="whose budget (default: this-device)")
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    _device(parser)
+    parser.add_argument("--engine", help="onnxruntime, litert or null (default: as `fit` says)")
+    parser.add_argument("--variant", help="one of the bundle's variants (default: as `fit` says)")
+    parser.add_argument("--threads", type=_positive, help="of one inference (default: the device's)")
+    parser.add_argument("--slide-name", metavar="REGEX", help=SLIDE_NAME_HELP)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError("found 0, wanted 1 or more")
+    return int(text)
