@@ -88,7 +88,6 @@ def test_damaged_models_are_our_own_error(model: Path, damage: str, tmp_path: Pa
         program.run({spec.name: np.zeros([size or 1 for size in spec.shape]) for spec in program.inputs})
 
 
-
 def test_wrong_engine_wrong_ending_missing_file(models: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="engine litert reads tflite, found onnx"):
         engine_for(models / "fp32.onnx", "litert")
