@@ -21,7 +21,6 @@ disagree, sizes that can lie, and no alignment.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edge_runtime.budget import Cost
+from edge_runtime.digest import sha256
 from edge_runtime.errors import BundleError
 from edge_runtime.tensors import DTYPES, TensorSpec
 
@@ -112,7 +112,7 @@ class Bundle:
                 content = stream.read(file.size)
         except OSError as error:
             raise BundleError(f"{self.path}: {error.strerror}") from error
-        if hashlib.sha256(content).hexdigest() != file.sha256:
+        if sha256(content).hexdigest() != file.sha256:
             raise BundleError(
                 f"{self.path}: {file.name} is damaged or was changed: its SHA-256 is not the one in the header",
                 hint="copy the bundle again from its source",
@@ -120,12 +120,13 @@ class Bundle:
         return content
 
     def verify(self) -> None:
-        """Check every file's digest, and that only zeros stand between them. Raises BundleError."""
+        """Check every file's digest, and that only zeros stand before and between them. Raises BundleError."""
         for one in self.files:
             self.read(one)
-        ends = [one.offset + one.size for one in self.files]
         with self.path.open("rb") as stream:
-            for end, after in zip(ends, self.files[1:], strict=False):
+            length = _FIXED.unpack(stream.read(_FIXED.size))[2]
+            ends = [_FIXED.size + length, *(one.offset + one.size for one in self.files)]
+            for end, after in zip(ends, self.files, strict=False):
                 stream.seek(end)
                 if any(stream.read(after.offset - end)):
                     raise BundleError(f"{self.path}: found bytes between the files, wanted zeros")
@@ -202,7 +203,7 @@ def _read_header(path: Path, fixed: bytes, size: int, read: Any) -> tuple[str, i
             f"{path}: found a header of {length} bytes, wanted 2 to {MAX_HEADER_BYTES} inside a file of {size} bytes"
         )
     text = read(length)
-    if hashlib.sha256(text).digest() != digest:
+    if sha256(text).digest() != digest:
         raise BundleError(f"{path}: the header is damaged or was changed: its SHA-256 does not match")
     try:
         plain = json.loads(text.decode(), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
@@ -340,7 +341,7 @@ def pack(header: Mapping[str, Any], files: Mapping[str, bytes], out: Path) -> Bu
     The result is read back and verified before it takes its name. Raises BundleError for what cannot be read again.
     """
     listed = [
-        {"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        {"name": name, "size": len(content), "sha256": sha256(content).hexdigest()}
         for name, content in sorted(files.items())
     ]
     try:
@@ -354,7 +355,7 @@ def pack(header: Mapping[str, Any], files: Mapping[str, bytes], out: Path) -> Bu
     partial = out.with_name(f".{out.name}.partial")
     try:
         with partial.open("wb") as stream:
-            stream.write(_FIXED.pack(MAGIC, VERSION, len(text), hashlib.sha256(text).digest()) + text)
+            stream.write(_FIXED.pack(MAGIC, VERSION, len(text), sha256(text).digest()) + text)
             for _, content in sorted(files.items()):
                 stream.write(bytes(_aligned(stream.tell()) - stream.tell()) + content)
             stream.flush()

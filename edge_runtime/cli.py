@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.errors import EdgeError
 
 if TYPE_CHECKING:
-    from edge_runtime.guard import Progress
+    from edge_runtime.child import Progress
     from edge_runtime.profile import DeviceProfile
     from edge_runtime.results import Outcome
     from edge_runtime.session import Session
@@ -300,14 +300,16 @@ def _show(outcome: Outcome, as_json: bool) -> None:
 
 
 def _phantom(arguments: argparse.Namespace) -> int:
-    from edge_runtime.phantom import write_slide
+    from dataclasses import asdict
 
-    folder = Path(arguments.folder)
-    truth = write_slide(folder, cells=arguments.cells, infected=arguments.infected, seed=arguments.seed)
+    from edge_runtime.phantom import Phantom, write_slide
+
+    settings = Phantom(arguments.cells, arguments.infected, arguments.seed)
+    truth = write_slide(arguments.folder, settings)
     if arguments.json:
-        _print(truth)
+        _print({"folder": arguments.folder, **asdict(truth)})
     else:
-        print(f"{arguments.folder}: a rendered slide, {truth['cells']} cells, {truth['infected']} infected")
+        print(f"{arguments.folder}: a rendered slide, {settings.cells} cells, {settings.infected} infected")
     return 0
 
 

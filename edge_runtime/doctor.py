@@ -19,13 +19,13 @@ from edge_runtime.session import open_session
 from edge_runtime.units import format_bytes
 
 if TYPE_CHECKING:
-    from edge_runtime.guard import Progress
+    from edge_runtime.child import Progress
 
-# (name, cells, infected, damage, verdict that is right). Blurred by a lens out of focus, it must be refused.
-CONTROL_SLIDES: tuple[tuple[str, int, int, dict[str, float], str], ...] = (
-    ("infected", 1000, 60, {}, "parasites_found"),
-    ("clean", 1000, 0, {}, "none_found"),
-    ("out-of-focus", 300, 30, {"blur": 6.0}, "repeat"),
+# (name, cells, infected, blur in pixels, verdict that is right). A slide out of focus must be refused.
+CONTROL_SLIDES = (
+    ("infected", 1000, 60, 0.0, "parasites_found"),
+    ("clean", 1000, 0, 0.0, "none_found"),
+    ("out-of-focus", 300, 30, 6.0, "repeat"),
 )
 
 
@@ -70,13 +70,13 @@ def examine(device: str = "this-device") -> dict[str, Any]:
 def self_test(bundle: str = "malaria", device: str = "this-device", progress: Progress | None = None) -> dict[str, Any]:
     """Read the control slides. `ok` when every verdict is the known one and the infected cells are counted in the
     interval that is given. Raises EdgeError where nothing can be read at all."""
-    from edge_runtime.phantom import write_slide
+    from edge_runtime.phantom import Phantom, write_slide
 
     slides: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="edge-runtime-") as folder, open_session(bundle, device) as session:
-        for seed, (name, cells, infected, damage, wanted) in enumerate(CONTROL_SLIDES, 1):
+        for seed, (name, cells, infected, blur, wanted) in enumerate(CONTROL_SLIDES, 1):
             where = Path(folder, name)
-            write_slide(where, cells=cells, infected=infected, seed=seed, **damage)
+            write_slide(where, Phantom(cells, infected, seed, blur=blur))
             outcome = session.run(str(where), progress=progress)
             plain = outcome.to_json()
             found = outcome.error.message if outcome.error else str(outcome.prediction)

@@ -16,7 +16,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.items import Item, find_items, is_image
 
 if TYPE_CHECKING:
-    from edge_runtime.guard import Progress
+    from edge_runtime.child import Progress
     from edge_runtime.journal import Journal
     from edge_runtime.results import Outcome
     from edge_runtime.session import Session

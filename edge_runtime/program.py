@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edge_runtime.engine import EngineOptions, engine_for, find_engine
+from edge_runtime.engine import engine_for, find_engine
 from edge_runtime.errors import BudgetError, EngineError
-from edge_runtime.guard import Child, Limits, Reply
+from edge_runtime.guard import Child, Limits
 from edge_runtime.profile import load_profile
 from edge_runtime.tensors import TensorSpec, fit_all
 from edge_runtime.units import format_bytes
 
 if TYPE_CHECKING:
-    from edge_runtime.engine import Program
-    from edge_runtime.guard import Progress
     from edge_runtime.profile import DeviceProfile
     from edge_runtime.tensors import Array
 
@@ -27,7 +25,7 @@ class GuardedProgram:
     def __init__(self, model: Path, engine: str, threads: int, limits: Limits, predicted_bytes: int) -> None:
         self.engine = engine
         spec = {"model": str(model.resolve()), "engine": engine, "threads": threads, "predicted_bytes": predicted_bytes}
-        self._child = Child("edge_runtime.program:serve", spec, limits)
+        self._child = Child("edge_runtime.server:serve_file", spec, limits)
         try:
             about = self._child.ready()
         except BaseException:
@@ -86,23 +84,3 @@ def open_program(
             allowed_bytes=limits.ram_bytes,
         )
     return GuardedProgram(model, name, threads, limits, predicted)
-
-
-class _Server:
-    def __init__(self, program: Program, version: str) -> None:
-        self.program = program
-        self.about = {
-            "engine_version": version,
-            "inputs": [spec.to_json() for spec in program.inputs],
-            "outputs": [spec.to_json() for spec in program.outputs],
-        }
-
-    def handle(self, op: str, meta: dict[str, Any], arrays: dict[str, Array], progress: Progress) -> Reply:
-        return {}, self.program.run(arrays)
-
-
-def serve(spec: dict[str, Any]) -> _Server:
-    """Made in the child."""
-    engine = find_engine(spec["engine"])
-    program = engine.load(Path(spec["model"]), EngineOptions(spec["threads"]))
-    return _Server(program, engine.version())

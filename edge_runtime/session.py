@@ -5,36 +5,27 @@ The parent reads the bundle's header only; the child reads the model, the images
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import load_bundle
-from edge_runtime.engine import EngineOptions, find_engine
-from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
-from edge_runtime.guard import Child, Limits, Reply
+from edge_runtime.errors import BudgetError, EdgeError, EngineError
+from edge_runtime.guard import Child, Limits
 from edge_runtime.items import Item
 from edge_runtime.planner import Candidate, Plan, plan
 from edge_runtime.profile import load_profile
 from edge_runtime.results import Origin, Outcome, Prediction
-from edge_runtime.task import Answer, Task, find_task
-from edge_runtime.tensors import dequantize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge_runtime.bundle import Bundle
-    from edge_runtime.engine import Program
-    from edge_runtime.guard import Progress
+    from edge_runtime.child import Progress
     from edge_runtime.profile import DeviceProfile
-    from edge_runtime.tensors import Array
 
-_SERVE = "edge_runtime.session:serve"
+_SERVE = "edge_runtime.server:serve_bundle"
 
 
 class Session:
@@ -178,55 +169,3 @@ def open_session(
         plan(bundle, device, engine=engine, variant=variant),
         threads or min(device.threads, cores),
     )
-
-
-# ---------------------------------------------------------------- the child's side
-
-
-class _Server:
-    def __init__(self, task: Task, program: Program, about: dict[str, Any]) -> None:
-        self.task, self.program, self.about = task, program, about
-
-    def handle(self, op: str, meta: dict[str, Any], arrays: dict[str, Array], progress: Progress) -> Reply:
-        item = Item(meta["name"], tuple(Path(path) for path in meta["paths"]))
-        start = time.perf_counter()
-        prediction = self.task.decide(self._answers(item, progress), details=meta["details"])
-        latency = (time.perf_counter() - start) * 1e3
-        reply = {
-            "kind": prediction.kind,
-            "summary": prediction.summary,
-            "fields": prediction.fields,
-            "latency_ms": round(latency, 3),
-        }
-        return reply, {}
-
-    def _answers(self, item: Item, progress: Progress) -> Iterator[Answer]:
-        outputs = self.program.outputs
-        with contextlib.closing(self.task.feeds(item, self.program.inputs)) as feeds:  # type: ignore[type-var]
-            for feed in feeds:
-                found = self.program.run(feed.tensors)
-                progress(feed.done, feed.total)
-                yield Answer(feed.tag, {spec.name: dequantize(found[spec.name], spec) for spec in outputs})
-
-
-def serve(spec: dict[str, Any]) -> _Server:
-    """Made in the child: reads and verifies the bundle, loads the variant, checks that task and model agree."""
-    bundle = load_bundle(spec["bundle"])
-    if bundle.digest != spec["digest"]:
-        raise InputError(f"{bundle.path}: the bundle was changed after it was read", hint="run the command again")
-    variant = bundle.variant(spec["variant"])
-    engine = find_engine(spec["engine"])
-    task = find_task(bundle)
-    program = engine.load(bundle.read(variant.file), EngineOptions(spec["threads"]))
-    found, wanted = [(one.inputs, one.outputs) for one in (program, variant)]
-    if [_shapes(one) for one in found] != [_shapes(one) for one in wanted]:
-        raise EngineError(
-            f"{bundle.path}: {variant.name}: found tensors {found}, wanted those that the bundle states {wanted}"
-        )
-    task.check(program.inputs, program.outputs)
-    return _Server(task, program, {"engine_version": engine.version()})
-
-
-def _shapes(specs: tuple[Any, ...]) -> list[Any]:
-    # scales may differ in the last digit between readers; shape, dtype and name may not
-    return [replace(one, scale=None, zero_point=None) for one in specs]

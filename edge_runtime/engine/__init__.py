@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +84,9 @@ def find_engine(name: str) -> Engine:
 def probe(name: str) -> Probe:
     """Import an engine in a child process: an import can die of SIGILL on a CPU that it was not built for
     (microsoft/onnxruntime#23957), and that must be a fact and not a crash."""
+    import signal
+    import subprocess
+
     root = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path.append({root!r}); from edge_runtime.engine import probe_main; probe_main({name!r})"
     try:

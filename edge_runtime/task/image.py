@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.errors import BundleError, InputError
 from edge_runtime.results import Prediction
 from edge_runtime.task import Answer, Feed
-from edge_runtime.task.pictures import Preprocessing, load_rgb
+from edge_runtime.task.pictures import Preprocessing, load_image
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
@@ -42,7 +42,7 @@ class ImageTask:
         images = item.images()
         if len(images) != 1:
             raise InputError(f"{item.name}: found {len(images)} images, wanted one", hint="give the images themselves")
-        pixels = self.preprocessing.fit_size(load_rgb(images[0], upright=True))
+        pixels = self.preprocessing.fit_size(load_image(images[0], upright=True))
         yield Feed({inputs[0].name: self.preprocessing.tensor(pixels, inputs[0])}, images[0].name, 1, 1)
 
     def decide(self, answers: Iterator[Answer], *, details: bool = False) -> Prediction:

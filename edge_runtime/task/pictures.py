@@ -8,6 +8,7 @@ tensor's own: the same image serves every variant.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import BundleError, InputError
-from edge_runtime.task.cells import square
+from edge_runtime.task.cells import square_image
 from edge_runtime.tensors import quantize
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from edge_runtime.tensors import Array, TensorSpec
 
@@ -32,22 +34,26 @@ MAX_BYTES = 64 << 20
 _DECODERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 
-def load_rgb(path: Path, *, draft_side: int | None = None, upright: bool = False) -> Pixels:
-    """An image file as uint8 (height, width, 3) RGB.
+def load_image(path: Path, *, draft_side: int | None = None, upright: bool = False) -> Image:
+    """An image file as a Pillow image in mode RGB, decoded.
 
     `draft_side`: JPEGs whose longer side is more than twice that are decoded at a half, quarter or eighth, which
     saves memory and time. `upright`: turn as the EXIF orientation says.
     Raises InputError: missing, not an image, truncated, or too large (judged by its header, before decoding).
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
+    if upright:
+        from PIL import ImageOps
     Image.MAX_IMAGE_PIXELS = None  # our own limit below is lower, and says what was found
     try:
-        size = path.stat().st_size
-        if not 0 < size <= MAX_BYTES:
-            raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
+        with open(path, "rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if not 0 < size <= MAX_BYTES:
+                raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
+            content = stream.read(size)
         # from memory: a file that a camera is still writing must not change under the decoder
-        with Image.open(io.BytesIO(path.read_bytes()), formats=_DECODERS) as image:
+        with Image.open(io.BytesIO(content), formats=_DECODERS) as image:
             if draft_side and max(image.size) > 2 * draft_side:
                 image.draft("RGB", (draft_side, draft_side))
             width, height = image.size
@@ -56,7 +62,7 @@ def load_rgb(path: Path, *, draft_side: int | None = None, upright: bool = False
                     f"{path}: found {width} x {height} pixels, wanted at most {MAX_PIXELS // 10**6} million"
                 )
             image.load()
-            return _as_pixels(ImageOps.exif_transpose(image) if upright else image)
+            return _as_rgb(ImageOps.exif_transpose(image) if upright else image)
     except InputError:
         raise
     except MemoryError:
@@ -68,14 +74,22 @@ def load_rgb(path: Path, *, draft_side: int | None = None, upright: bool = False
         raise InputError(f"{path}: damaged image: {type(error).__name__}: {error}") from error
 
 
-def _as_pixels(image: Any) -> Pixels:
+def load_rgb(path: Path, *, draft_side: int | None = None) -> Pixels:
+    """`load_image` as uint8 (height, width, 3)."""
     import numpy as np
+
+    return np.asarray(load_image(path, draft_side=draft_side))
+
+
+def _as_rgb(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image
 
     if image.mode in ("I;16", "I", "F"):  # more than 8 bits grey: convert() would clip instead of scale
         grey = np.asarray(image, np.float32)
         top = 65535.0 if grey.max(initial=0) > 255 else 255.0
-        return np.repeat((grey * (255 / top)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        image = Image.fromarray((grey * (255 / top)).clip(0, 255).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -122,21 +136,20 @@ class Preprocessing:
                 f"{self.size[0]} x {self.size[1]} pixels, as the preprocessing says"
             )
 
-    def fit_size(self, rgb: Pixels) -> Pixels:
-        """uint8 (h, w, 3) of any size -> uint8 (height, width, 3)."""
+    def fit_size(self, picture: Image) -> Pixels:
+        """A Pillow image (RGB) of any size -> uint8 (height, width, 3)."""
         import numpy as np
         from PIL import Image
 
         height, width = self.size
         if self.resize == "pad":
-            return square(rgb, height)
-        picture = Image.fromarray(rgb)
+            return square_image(picture, height)
         if self.resize == "crop":
-            factor = max(height / rgb.shape[0], width / rgb.shape[1])
+            factor = max(height / picture.height, width / picture.width)
             # the part of the picture that fills the size, in the picture's own pixels
             part_w, part_h = width / factor, height / factor
-            left, top = (rgb.shape[1] - part_w) / 2, (rgb.shape[0] - part_h) / 2
-            box = (max(left, 0), max(top, 0), min(left + part_w, rgb.shape[1]), min(top + part_h, rgb.shape[0]))
+            left, top = (picture.width - part_w) / 2, (picture.height - part_h) / 2
+            box = (max(left, 0), max(top, 0), min(left + part_w, picture.width), min(top + part_h, picture.height))
             return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box))
         return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
@@ -145,20 +158,22 @@ class Preprocessing:
         casting are functions of a byte, so 256 answers are worked out once."""
         import numpy as np
 
-        tables = self._tables(spec)
+        first, tables = self._tables(spec)
+        if first:
+            pixels = pixels.transpose(2, 0, 1)
         if len(tables) == 1:
-            fitted = tables[0][pixels]
-        else:
-            fitted = np.stack([table[pixels[..., channel]] for channel, table in enumerate(tables)], axis=2)
-        if self.shape(spec) == "nchw":
-            fitted = np.ascontiguousarray(fitted.transpose(2, 0, 1))
-        return fitted[None]
+            return tables[0].take(pixels)[None]
+        channels = [
+            table.take(pixels[channel] if first else pixels[..., channel]) for channel, table in enumerate(tables)
+        ]
+        return np.stack(channels, axis=0 if first else 2)[None]
 
     @cached_property
-    def _known(self) -> dict[TensorSpec, tuple[Array, ...]]:
+    def _known(self) -> dict[TensorSpec, tuple[bool, tuple[Array, ...]]]:
         return {}
 
-    def _tables(self, spec: TensorSpec) -> tuple[Array, ...]:
+    def _tables(self, spec: TensorSpec) -> tuple[bool, tuple[Array, ...]]:
+        """Whether channels come first, and a table of 256 values for each, or one where they are alike."""
         import numpy as np
 
         if spec not in self._known:
@@ -166,7 +181,7 @@ class Preprocessing:
             for mean, std in self._channels[:1] if self._grey else self._channels:
                 real = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
                 made.append(quantize(real, spec) if spec.scale is not None else real.astype(spec.dtype))
-            self._known[spec] = tuple(made)
+            self._known[spec] = self.shape(spec) == "nchw", tuple(made)
         return self._known[spec]
 
     @property

@@ -201,7 +201,7 @@ def test_pixels_become_the_input_that_the_tensor_wants(shape: tuple[int | None, 
 @given(height=st.integers(1, 40), width=st.integers(1, 40))
 def test_any_size_becomes_the_wanted_size(resize: str, height: int, width: int):
     preprocessing = Preprocessing.from_json({**PREPROCESSING, "resize": resize}, "x")
-    assert preprocessing.fit_size(np.full((height, width, 3), 9, np.uint8)).shape == (8, 8, 3)
+    assert preprocessing.fit_size(Image.new("RGB", (width, height))).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(

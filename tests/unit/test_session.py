@@ -13,8 +13,9 @@ import pytest
 
 import edge_runtime as edge
 from edge_runtime.bundle import load_bundle, pack
+from edge_runtime.child import memory_status
 from edge_runtime.errors import BudgetError, BundleError, EdgeError, EngineError, InputError
-from edge_runtime.guard import Child, Limits, memory_status
+from edge_runtime.guard import Child, Limits
 from edge_runtime.planner import explain, plan
 from tests.conftest import IMAGE_TASK, LABELS, PREPROCESSING, null_model, picture, small_device
 
