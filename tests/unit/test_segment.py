@@ -49,7 +49,7 @@ def test_a_crop_is_the_field_inside_the_cell_and_black_outside() -> None:
     for cell in segment(pixels):
         x, y, wide, tall = cell.box
         part = pixels[y : y + tall, x : x + wide]
-        inside = cell.crop.any(axis=2)
+        inside = np.asarray(cell.crop.any(axis=2))
         assert cell.crop.shape == part.shape and cell.crop.dtype == np.uint8
         assert np.array_equal(cell.crop[inside], part[inside]) and 0.55 < inside.mean() < 0.85
         assert not inside[0, 0] and not inside[-1, -1]
@@ -69,7 +69,7 @@ def test_the_black_round_an_eyepiece_is_no_cell_and_cells_at_its_rim_are_left_ou
     away = np.hypot(x - 640, y - 480)
     circle = (pixels * np.clip((455 - away) / 12, 0, 1)[:, :, np.newaxis]).astype(np.uint8)
     boxes = [cell.box for cell in segment(circle)]
-    whole = [box for box in truth.clean_boxes if np.hypot(box[0] + box[2] / 2 - 640, box[1] + box[3] / 2 - 480) < 360]
+    whole = [box for box in truth.clean_boxes if np.hypot(box[0] + box[2] / 2 - 640, box[1] + box[3] / 2 - 480) < 340]
     assert found(whole, boxes) >= 0.95 and len(boxes) < truth.cells
     assert all(np.hypot(box[0] + box[2] / 2 - 640, box[1] + box[3] / 2 - 480) < 455 - 40 for box in boxes)
 
@@ -103,6 +103,11 @@ def test_noise_alone_is_no_cell() -> None:
     assert list(segment(noise)) == []
 
 
+def test_fine_texture_is_refused_before_thousands_of_specks_are_paired() -> None:
+    specks = np.random.default_rng(0).integers(0, 2, (480, 640, 1), np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    assert survey(specks.repeat(3, axis=2) * np.uint8(200) + np.uint8(20)).problem == "cells too small"
+
+
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)])
 def test_other_arrays_are_refused(bad: np.ndarray) -> None:
     with pytest.raises(InputError, match="uint8"):
@@ -125,7 +130,8 @@ def test_components_are_those_of_a_flood_fill(mask: np.ndarray) -> None:
     labels, count = regions.components(mask)
     assert np.array_equal(labels > 0, mask) and set(np.unique(labels[mask])) == set(range(1, count + 1))
     for y, x in zip(*np.nonzero(mask), strict=True):
-        seen, todo = set(), [(y, x)]
+        seen: set[tuple[int, int]] = set()
+        todo = [(int(y), int(x))]
         while todo:
             at = todo.pop()
             if at not in seen and 0 <= at[0] < mask.shape[0] and 0 <= at[1] < mask.shape[1] and mask[at]:
@@ -136,7 +142,7 @@ def test_components_are_those_of_a_flood_fill(mask: np.ndarray) -> None:
 
 @pytest.mark.skipif(not FIELDS.is_dir(), reason="real fields are not here: set EDGE_RUNTIME_DATA to the data folder")
 def test_cells_of_real_fields_are_found() -> None:
-    """Floors are a little under what was measured on the whole of val: see the figures in models/malaria."""
+    """The floor is under what was measured on the whole of val: 99.6 % of the boxes, at an overlap of one half."""
     wanted = got = 0.0
     for entry in json.loads((FIELDS / "annotations.json").read_text())[::3]:
         with Image.open(FIELDS / entry["image"]) as picture:
