@@ -2,7 +2,7 @@
 
     python scripts/plain_reader.py MODEL.onnx|MODEL.tflite FOLDER
 
-No verdict, no gate, no limits, no checks. Used by scripts/bench_run.py; prints the number of cells and the sum of logits.
+No verdict, no gate, no limits, no checks. Used by scripts/bench_run.py; prints how many cells and the sum of logits.
 """
 
 from __future__ import annotations

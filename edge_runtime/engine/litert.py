@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +26,14 @@ def missing() -> str | None:
     try:
         _interpreter_class()
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return error.message if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
     return None
 
 
 def version() -> str:
-    for package in ("ai-edge-litert", "tflite-runtime"):
-        try:
-            return f"{package} {metadata.version(package)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return "unknown"
+    """Which of the two packages, and its version."""
+    package = sys.modules[_interpreter_class().__module__.partition(".")[0]]
+    return f"{package.__name__} {getattr(package, '__version__', '')}"
 
 
 def ram_bytes(model_bytes: int, arch: str) -> int:

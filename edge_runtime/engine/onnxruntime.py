@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +36,12 @@ def missing() -> str | None:
     try:
         _module()
     except Exception as error:  # a broken wheel raises more than ImportError
-        return f"{type(error).__name__}: {error}"
+        return error.message if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
     return None
 
 
 def version() -> str:
-    return metadata.version("onnxruntime")
+    return str(_module().__version__)
 
 
 def ram_bytes(model_bytes: int, arch: str) -> int:
