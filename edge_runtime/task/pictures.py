@@ -37,8 +37,8 @@ _DECODERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 def load_image(path: Path, *, draft_side: int | None = None, upright: bool = False) -> Image:
     """An image file as a Pillow image in mode RGB, decoded.
 
-    `draft_side`: JPEGs whose longer side is more than twice that are decoded at a half, quarter or eighth, which
-    saves memory and time. `upright`: turn as the EXIF orientation says.
+    `draft_side`: what is larger than twice that is reduced to between that and its double, a JPEG while it is being
+    decoded, which saves memory and time. `upright`: turn as the EXIF orientation says.
     Raises InputError: missing, not an image, truncated, or too large (judged by its header, before decoding).
     """
     from PIL import Image
@@ -54,15 +54,18 @@ def load_image(path: Path, *, draft_side: int | None = None, upright: bool = Fal
             content = stream.read(size)
         # from memory: a file that a camera is still writing must not change under the decoder
         with Image.open(io.BytesIO(content), formats=_DECODERS) as image:
-            if draft_side and max(image.size) > 2 * draft_side:
-                image.draft("RGB", (draft_side, draft_side))
+            times = max(image.size) // draft_side if draft_side else 1
+            if times > 1:  # the decoder of JPEG can give a half, a quarter or an eighth
+                image.draft("RGB", (image.width // times, image.height // times))
             width, height = image.size
             if not 1 <= width * height <= MAX_PIXELS:
                 raise InputError(
                     f"{path}: found {width} x {height} pixels, wanted at most {MAX_PIXELS // 10**6} million"
                 )
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image) if upright else image)
+            rgb = _as_rgb(ImageOps.exif_transpose(image) if upright else image)
+            times = max(rgb.size) // draft_side if draft_side else 1
+            return rgb.reduce(times) if times > 1 else rgb
     except InputError:
         raise
     except MemoryError:
@@ -74,11 +77,15 @@ def load_image(path: Path, *, draft_side: int | None = None, upright: bool = Fal
         raise InputError(f"{path}: damaged image: {type(error).__name__}: {error}") from error
 
 
-def load_rgb(path: Path, *, draft_side: int | None = None) -> Pixels:
-    """`load_image` as uint8 (height, width, 3)."""
+def as_pixels(image: Image) -> Pixels:
+    """A Pillow image (RGB) as uint8 (height, width, 3), in bands: numpy's own conversion holds two more copies."""
     import numpy as np
 
-    return np.asarray(load_image(path, draft_side=draft_side))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, 128):
+        bottom = min(top + 128, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _as_rgb(image: Image) -> Image:

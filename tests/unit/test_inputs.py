@@ -17,7 +17,7 @@ from PIL import Image
 
 from edge_runtime.errors import BundleError, InputError, UsageError
 from edge_runtime.items import MAX_IMAGES, Item, find_items
-from edge_runtime.task.pictures import MAX_PIXELS, Preprocessing, load_rgb
+from edge_runtime.task.pictures import MAX_PIXELS, Preprocessing, as_pixels, load_image
 from edge_runtime.tensors import TensorSpec, dequantize, fit, quantize
 from tests.conftest import PREPROCESSING, picture
 
@@ -150,9 +150,9 @@ def good_png() -> bytes:
 def test_bad_images_get_one_clear_error(content: bytes, said: str, tmp_path: Path):
     (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises(InputError, match=said):
-        load_rgb(tmp_path / "bad.png")
+        load_image(tmp_path / "bad.png")
     with pytest.raises(InputError, match="No such file"):
-        load_rgb(tmp_path / "none.png")
+        load_image(tmp_path / "none.png")
     assert MAX_PIXELS == 25_000_000
 
 
@@ -163,7 +163,7 @@ def test_damage_is_an_image_or_our_error(place: float, value: int, tmp_path_fact
     content[int(place * len(content))] = value
     path.write_bytes(content)
     with contextlib.suppress(InputError):
-        assert load_rgb(path).shape[2] == 3
+        assert load_image(path).mode == "RGB"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
@@ -172,7 +172,7 @@ def test_every_kind_of_pixel_becomes_rgb(mode: str, tmp_path: Path):
     grey = Image.new("L", (5, 4), level)
     image = Image.fromarray(np.full((4, 5), 200 * 257, np.uint16)) if mode == "I;16" else grey.convert(mode)
     image.save(tmp_path / "x.tif")
-    found = load_rgb(tmp_path / "x.tif")
+    found = as_pixels(load_image(tmp_path / "x.tif"))
     assert found.shape == (4, 5, 3)
     assert found.dtype == np.uint8
     assert abs(int(found.mean()) - level) <= 1
@@ -180,7 +180,10 @@ def test_every_kind_of_pixel_becomes_rgb(mode: str, tmp_path: Path):
 
 def test_large_jpegs_are_decoded_small(tmp_path: Path):
     picture(tmp_path / "x.jpg", (10, 200, 30), (3000, 2000))
-    assert load_rgb(tmp_path / "x.jpg", draft_side=800).shape == (1000, 1500, 3)
+    assert load_image(tmp_path / "x.jpg", draft_side=800).size == (1500, 1000)
+    picture(tmp_path / "x.png", (10, 200, 30), (3000, 2000))
+    assert load_image(tmp_path / "x.png", draft_side=800).size == (1000, 667)
+    assert load_image(tmp_path / "x.png").size == (3000, 2000)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (None, 8, 8, 3)])
