@@ -49,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _say_over(text: str) -> None:
+    """Rewrite the line on the terminal."""
+    sys.stderr.write(f"\r{text}\x1b[K")
+    sys.stderr.flush()
+
+
 def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -287,6 +293,8 @@ def _line(plain: dict[str, Any]) -> str:
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:
+    if sys.stderr.isatty():
+        _say_over("")
     if as_json:
         _print(outcome.to_json())
         return
@@ -323,19 +331,18 @@ def _progress() -> Iterator[Progress | None]:
         yield None
         return
 
+    last = [0]
+
     def show(done: int, total: int | None) -> None:
-        if total and total > 1:
+        if done != last[0] and total and total > 1:
             filled = 30 * done // total
-            sys.stderr.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} images \x1b[K")
-        if done == total:
-            sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+            _say_over(f"[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} images ")
+        last[0] = done
 
     try:
         yield show
     finally:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+        _say_over("")
 
 
 # ---------------------------------------------------------------- the words
@@ -423,7 +430,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
     _device(parser)
     parser.add_argument("--engine", help="onnxruntime, litert or null (default: as `fit` says)")
     parser.add_argument("--variant", help="one of the bundle's variants (default: as `fit` says)")
-    parser.add_argument("--threads", type=_positive, help="of one inference (default: the device's)")
+    parser.add_argument(
+        "--threads", type=_positive, help="of one inference (default: one for small models, else the device's)"
+    )
     parser.add_argument("--slide-name", metavar="REGEX", help=SLIDE_NAME_HELP)
 
 

@@ -40,7 +40,7 @@ def examine(device: str = "this-device") -> dict[str, Any]:
         works = found.reason is None
         engines.append({"engine": name, "works": works, "version": found.version, "reason": found.reason})
     bits = struct.calcsize("P") * 8
-    cores = " + ".join(f"{one.count} x {one.part} at {one.mhz} MHz" for one in profile.cores)
+    cores = " + ".join(f"{one.count} x {one.part}{f' at {one.mhz} MHz' if one.mhz else ''}" for one in profile.cores)
     text = [
         f"device    {profile.name}: {profile.title}",
         f"python    {sys.version.split()[0]}, {bits} bit, userland {profile.arch}",

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from edge_runtime.child import Progress
     from edge_runtime.profile import DeviceProfile
 
+SMALL_MODEL_BYTES = 1 << 20
 _SERVE = "edge_runtime.server:serve_bundle"
 
 
 class Session:
     """Reads items. Not for several threads. After a breach the next item gets a fresh child."""
 
-    def __init__(self, bundle: Bundle, device: DeviceProfile, plan: Plan, threads: int) -> None:
+    def __init__(self, bundle: Bundle, device: DeviceProfile, plan: Plan, threads: int | None) -> None:
         self.bundle, self.device, self.plan, self.threads = bundle, device, plan, threads
         self.candidate: Candidate
         self.refused: list[str] = []
@@ -60,7 +61,7 @@ class Session:
             "digest": self.bundle.digest,
             "variant": self.candidate.variant,
             "engine": self.candidate.engine,
-            "threads": self.threads,
+            "threads": self.threads or self._usual_threads(),
             "predicted_bytes": self.candidate.cost.ram_bytes,
         }
         child = Child(_SERVE, spec, Limits(self.device.budget.ram_bytes))
@@ -70,6 +71,12 @@ class Session:
             child.close()
             raise
         self._child = child
+
+    def _usual_threads(self) -> int:
+        """The device's, but one for a small model: waking a second thread costs more than it computes."""
+        if self.bundle.variant(self.candidate.variant).file.size < SMALL_MODEL_BYTES:
+            return 1
+        return min(self.device.threads, os.cpu_count() or 1)
 
     @property
     def origin(self) -> Origin:
@@ -161,11 +168,10 @@ def open_session(
         bundle = load_bundle(bundle)
     if isinstance(device, str | os.PathLike):
         device = load_profile(device)
-    cores = os.cpu_count() or 1
     return Session(
         bundle,
         device,
         # an engine that dies at its import is found when the child starts, so no probe's import is paid beforehand
         plan(bundle, device, engine=engine, variant=variant),
-        threads or min(device.threads, cores),
+        threads,
     )
