@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 # (name, cells, infected, blur in pixels, verdict that is right). A slide out of focus must be refused.
 CONTROL_SLIDES = (
-    ("infected", 1000, 60, 0.0, "parasites_found"),
-    ("clean", 1000, 0, 0.0, "none_found"),
-    ("out-of-focus", 300, 30, 6.0, "repeat"),
+    ("infected", 300, 24, 0.0, "parasites_found"),
+    ("clean", 520, 0, 0.0, "none_found"),
+    ("out-of-focus", 88, 8, 6.0, "repeat"),
 )
 
 
