@@ -285,9 +285,13 @@ def _photograph(rng: np.random.Generator, canvas: Canvas, settings: Phantom) -> 
         canvas = grey + np.float32(settings.saturation) * (canvas - grey)
     canvas = canvas * np.float32(settings.exposure)
     sharp = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
-    blurred = sharp.filter(ImageFilter.GaussianBlur(float(np.hypot(1.2, settings.blur))))
+    blurred = sharp.filter(ImageFilter.GaussianBlur(1.2))
     # A phone's noise has been through its demosaicing: it comes in soft grains, and survives the resizing of a cell.
     noise = (128 + 30 * rng.standard_normal((height, width), np.float32)).clip(0, 255).astype(np.uint8)
     soft = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1.5)), np.float32) - 128
     grain = (soft * np.float32(2 / soft.std()))[:, :, np.newaxis]
-    return np.asarray(np.clip(np.asarray(blurred) + grain + 0.5, 0, 255), np.uint8)
+    picture = np.asarray(np.clip(np.asarray(blurred) + grain + 0.5, 0, 255), np.uint8)
+    if not settings.blur:
+        return picture
+    # Over the grain too: a phone smooths away the grain of what has nothing sharp in it.
+    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(settings.blur)))
