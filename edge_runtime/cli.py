@@ -367,8 +367,11 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     one = verb("devices", _devices, "list the device profiles, or show one with the source of each fact")
-    one.add_argument("show", nargs="?", choices=["show"], help=argparse.SUPPRESS)
-    one.add_argument("name", nargs="?", metavar="show NAME", help="a profile's name, a .toml file, or this-device")
+    shows = one.add_subparsers(metavar="[show NAME]")
+    show = shows.add_parser("show", help="one profile, with the source of each fact", allow_abbrev=False)
+    show.add_argument("name", metavar="NAME", help="a profile's name, a .toml file, or this-device")
+    show.add_argument("--json", action="store_true", help="JSON on stdout")
+    one.set_defaults(name=None)
 
     one = verb("doctor", _doctor, "say what this device is and which engines work on it")
     _device(one)

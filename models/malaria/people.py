@@ -1,0 +1,163 @@
+"""How people differ: rates between persons, the threshold that finds the smallest infection, the limit of detection.
+
+A person here is a name with the scores of their cells, always from a network that never saw that person.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaln
+
+from edge_runtime.task.chances import Spread, binomial_at_least
+from edge_runtime.task.gate import Gate
+from edge_runtime.task.verdict import Calibration, detectable
+
+Floats = npt.NDArray[np.float32]
+_fitted: dict[tuple[bytes, bytes], Spread] = {}
+People = dict[str, Floats]  # name -> logits of that person's cells (all infected, or all of a healthy person)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the decision is fitted. The grid is the share of infected cells that a threshold calls."""
+
+    sensitivities: tuple[float, ...] = tuple(np.round(np.arange(0.40, 0.951, 0.025), 3).tolist())
+    slides: tuple[int, ...] = (1000, 5000)
+    false_alarm: float = 0.05
+    confidence: float = 0.95
+    # None found is said where an infection of this share would be found: above about 2 % of red cells infected,
+    # British guidelines take falciparum malaria for liable to become severe. That much must not hide behind "none".
+    least_share: float = 0.02
+
+
+def by_person(scores: Floats, person: npt.NDArray[np.str_], mask: npt.NDArray[np.bool_]) -> People:
+    return {name: scores[mask & (person == name)] for name in sorted(set(person[mask].tolist()))}
+
+
+def fit_spread(called: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> Spread:
+    """Beta distribution of a rate between persons from counts (P,) of called among cells.
+
+    Not the likeliest one: with a handful of events that one is far too sure of itself. The posterior over the mean
+    (Jeffreys' prior) and the shape of the rarer side (how unequal people are: logarithm flat from 0.3 to 10, so a
+    coefficient of variation of about 1.8 to 0.3) on a grid is summed up by the beta distribution with the same mean
+    and variance of the rate of a person drawn anew.
+    """
+    means = 1 / (1 + np.exp(-np.linspace(-11, 5, 161)))
+    shapes = np.exp(np.linspace(math.log(0.3), math.log(10), 29))
+    sizes = shapes[None, :] / np.minimum(means, 1 - means)[:, None]  # alpha + beta, (means, shapes)
+    # A step of the logit grid is mean(1-mean) wide; Jeffreys' prior is the inverse square root of that.
+    weights = 0.5 * np.log(means * (1 - means))[:, None] + _log_likelihood(
+        called, cells, means[:, None] * sizes, (1 - means)[:, None] * sizes
+    )
+    weights = np.exp(weights - weights.max())
+    weights /= weights.sum()
+    mean = float((weights * means[:, None]).sum())
+    square = float((weights * (means[:, None] * (means[:, None] * sizes + 1) / (sizes + 1))).sum())
+    size = max(1.0, mean * (1 - mean) / max(square - mean * mean, 1e-12) - 1)
+    return Spread(mean * size, (1 - mean) * size)
+
+
+def _log_likelihood(
+    called: npt.NDArray[np.int64], cells: npt.NDArray[np.int64], a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Beta-binomial, for a grid of alpha and beta; people with equal counts are reckoned once."""
+    total = np.zeros_like(a)
+    pairs, times = np.unique(np.stack([called, cells]), axis=1, return_counts=True)
+    for (k, n), people in zip(pairs.T.tolist(), times.tolist(), strict=True):
+        total += people * (betaln(a + k, b + n - k) - betaln(a, b))
+    return total
+
+
+def spread_at(people: People, threshold: float) -> Spread:
+    """The spread of these people's rates; fits are kept, since leaving people out asks for the same ones again."""
+    called = np.array([(scores >= threshold).sum() for scores in people.values()])
+    cells = np.array([len(scores) for scores in people.values()])
+    key = (called.tobytes(), cells.tobytes())
+    if key not in _fitted:
+        _fitted[key] = fit_spread(called, cells)
+    return _fitted[key]
+
+
+def calibrate(
+    healthy: People, infected: People, gate: Gate, choice: Choice, threshold: float | None = None
+) -> Calibration:
+    """The threshold with the smallest limit of detection (geometric mean over the slide sizes), and its spreads."""
+    best: tuple[float, Calibration] | None = None
+    pooled = np.concatenate(list(infected.values()))
+    candidates = [float(np.quantile(pooled, 1 - share)) for share in choice.sensitivities]
+    if threshold is not None:
+        candidates = [threshold]
+    for cut in candidates:
+        trial = Calibration(
+            cut, 1.0, 0.0, spread_at(healthy, cut), spread_at(infected, cut), gate,
+            false_alarm=choice.false_alarm, confidence=choice.confidence,
+        )  # fmt: skip
+        if threshold is not None:
+            return trial
+        cost = sum(math.log(detectable(cells, trial)) for cells in choice.slides)
+        if best is None or cost < best[0]:
+            best = (cost, trial)
+    assert best is not None
+    return best[1]
+
+
+def needed(cells: int, calibration: Calibration) -> int:
+    """Called cells from which on a slide of so many cells is called infected."""
+    return max(calibration.least_called, calibration.healthy.fewest(cells, calibration.false_alarm))
+
+
+def share_found(count: int, cells: int, share: float, healthy: Floats, infected: Floats) -> float:
+    """Share of slides with `count` or more called cells: every infected rate (P,) on every healthy rate (Q,)."""
+    rates = (share * infected[:, None] + (1 - share) * healthy[None, :]).ravel()
+    unique, times = np.unique(np.round(rates, 7), return_counts=True)
+    found = [binomial_at_least(count, cells, float(rate)) for rate in unique]
+    return float(np.average(found, weights=times))
+
+
+def measured_limit(count: int, cells: int, confidence: float, healthy: Floats, infected: Floats) -> float:
+    """Smallest share of infected cells found on `confidence` of slides simulated from real people's rates."""
+    low, high = 0.0, 1.0
+    for _ in range(14):
+        middle = (low + high) / 2
+        if share_found(count, cells, middle, healthy, infected) >= confidence:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def rates(people: People, threshold: float) -> Floats:
+    return np.array([(scores >= threshold).mean() for scores in people.values()], np.float32)
+
+
+def leave_one_out(healthy: People, infected: People, gate: Gate, choice: Choice) -> dict[int, float]:
+    """Slide size -> mean share of a left-out healthy person's simulated slides that are called infected.
+
+    Threshold and spreads are fitted anew on the other people. A slide is drawn with replacement from the person's own
+    cells, so the number of called cells is binomial with their rate.
+    """
+    result = dict.fromkeys(choice.slides, 0.0)
+    for name, scores in healthy.items():
+        others = {other: values for other, values in healthy.items() if other != name}
+        fitted = calibrate(others, infected, gate, choice)
+        rate = float((scores >= fitted.threshold).mean())
+        for cells in choice.slides:
+            result[cells] += binomial_at_least(needed(cells, fitted), cells, rate) / len(healthy)
+    return result
+
+
+def least_cells_none(calibration: Calibration, choice: Choice) -> int:
+    """Fewest cells (a round number) on which an infection of `least_share` would be found with `confidence`."""
+    for cells in (50, 100, 150, 200, 300, 400, 500, 750, 1000, 1500, 2000):
+        if detectable(cells, calibration) <= choice.least_share:
+            return cells
+    return 3000
+
+
+def finish(calibration: Calibration, slope: float, offset: float, choice: Choice) -> Calibration:
+    least = least_cells_none(calibration, choice)
+    return replace(calibration, score_slope=slope, score_offset=offset, least_cells_none=least)
