@@ -16,10 +16,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 from edge_runtime.bundle import load_bundle
+from edge_runtime.child import memory_status
 
 
 def timed(command: list[str]) -> tuple[float, int, str]:
@@ -27,11 +29,21 @@ def timed(command: list[str]) -> tuple[float, int, str]:
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout
+    peak = [0]
+
+    def watch() -> None:  # what wait4 tells would include the process's own children
+        while (found := memory_status(process.pid).get("VmHWM")) is not None:
+            peak[0] = max(peak[0], found)
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     out = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)}: exit status {status}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024, out
+    if process.wait():
+        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
+    seconds = time.perf_counter() - start
+    watcher.join()
+    return seconds, peak[0], out
 
 
 def main() -> None:

@@ -1,0 +1,133 @@
+"""Write the generated parts of README.md from recorded runs, or check that they are as they should be.
+
+    python scripts/readme.py [--check]
+
+Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources: models/malaria/metrics.json (train.py),
+models/malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), device_profiles/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from edge_runtime.bundle import load_bundle  # noqa: E402
+from edge_runtime.planner import plan  # noqa: E402
+from edge_runtime.profile import list_profiles  # noqa: E402
+from edge_runtime.units import format_bytes  # noqa: E402
+
+MODEL = ROOT / "models" / "malaria"
+
+
+def share(values: list[float], digits: int = 1) -> str:
+    """A share with its interval, in per cent."""
+    middle, low, high = (f"{100 * value:.{digits}f}" for value in values)
+    return f"{middle} % ({low} to {high})"
+
+
+def figures() -> str:
+    metrics: dict[str, Any] = json.loads((MODEL / "metrics.json").read_text())
+    bundle = load_bundle(MODEL / "malaria.edge")
+    test = metrics["variants"]["int8_onnx"]["test"]
+    slides = metrics["test_slides"]["without_suspects"]
+    gate = metrics["gate"]
+    false = test["false_positives_per_5000_healthy"]
+    sizes = {one.name: format_bytes(one.file.size) for one in bundle.variants}
+    refused, people = gate["test_people_refused"]
+    cameras = " and ".join(f"{one['batches']} of {name}" for name, one in gate["other_cameras"].items())
+    all_refused = min(one["refused"] for one in gate["other_cameras"].values())
+    rows = [
+        ("cells of unseen patients, 8 bit: accuracy, all labels", share(test["accuracy"])),
+        ("the same without doubtful labels", share(test["accuracy_without_suspects"])),
+        ("false positives per 5,000 cells of healthy people, at 90 % sensitivity (set on val)", spread(false)),
+        (
+            "limit of detection, 95 % / 95 %, infected per 1,000 cells, simulated slides of 1,000 / 5,000 cells",
+            f"{slides['1000']['limit_shipped']:.1f} / {slides['5000']['limit_shipped']:.1f}",
+        ),
+        (
+            "simulated slides of a left-out healthy person called infected, 1,000 / 5,000 cells",
+            " / ".join(f"{100 * metrics['leave_one_out'][cells]:.1f} %" for cells in ("1000", "5000")),
+        ),
+        (f"batches from other cameras refused ({cameras})", f"{100 * all_refused:.0f} %"),
+        ("unseen patients refused by the gate (goal: at most 10 %)", f"{refused} of {people}"),
+        ("8 bit against float: cells labelled alike; ONNX against TFLite", alike(metrics)),
+        ("model files: " + ", ".join(sizes), ", ".join(sizes.values())),
+    ]
+    text = ["| on the test split, reported once; intervals by resampling patients | |", "| --- | --- |"]
+    text += [f"| {what} | {value} |" for what, value in rows]
+    return "\n".join([*text, "", *costs(bundle), "", *bench()])
+
+
+def spread(values: list[float]) -> str:
+    middle, low, high = values
+    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
+
+
+def alike(metrics: dict[str, Any]) -> str:
+    variants = metrics["variants"]
+    pair = variants["int8_onnx"]["same_label_as_fp32_onnx"], variants["int8_tflite"]["same_label_as_int8_onnx"]
+    return "; ".join(f"{100 * value:.2f} %" for value in pair)
+
+
+def costs(bundle: Any) -> list[str]:
+    arches = sorted({key.split("/")[1] for one in bundle.variants for key in one.costs})
+    text = [f"| peak memory of the model's process | {' | '.join(arches)} |", "| --- |" + " ---: |" * len(arches)]
+    for one in bundle.variants:
+        for engine in sorted({key.split("/")[0] for key in one.costs}):
+            found = [one.costs.get(f"{engine}/{arch}") for arch in arches]
+            cells = [format_bytes(cost.ram_bytes) if cost else "no wheel" for cost in found]
+            text.append(f"| {one.name} on {engine} | {' | '.join(cells)} |")
+    places = sorted(
+        {f"{key.split('/')[1]}: {cost.where}" for one in bundle.variants for key, cost in one.costs.items()}
+    )
+    return [*text, "", "Measured. " + "; ".join(places) + "."]
+
+
+def bench() -> list[str]:
+    text = ["| `run` against a bare script, one core | cells | time, ratio | memory, bare / child / parent |"]
+    text.append("| --- | ---: | ---: | ---: |")
+    for line in (MODEL / "bench.jsonl").read_text().splitlines():
+        one = json.loads(line)
+        low, high = one["ratio_range"]
+        peaks = [f"{one[key]:.0f}" for key in ("plain_peak_mib", "run_child_peak_mib", "run_parent_peak_mib")]
+        ratio = f"{one['ratio_median']:.2f} ({low:.2f} to {high:.2f})"
+        text.append(f"| {one['variant']} | {one['cells']:,} | {ratio} | {' / '.join(peaks)} MiB |")
+    return text
+
+
+def devices() -> str:
+    bundle = load_bundle(MODEL / "malaria.edge")
+    shown = ("lg-g-pad-7.0", "samsung-galaxy-tab-e-9.6", "samsung-galaxy-tab-a-8.0-2019", "raspberry-pi-zero-2w")
+    shown += ("raspberry-pi-3b-plus", "raspberry-pi-4b", "raspberry-pi-5")
+    profiles = {one.name: one for one in list_profiles()}
+    text = ["| `--device` | userland | a model may use | the malaria reader there |", "| --- | --- | ---: | --- |"]
+    for name in shown:
+        one = profiles[name]
+        choice = plan(bundle, one).choice
+        said = f"{choice.variant} on {choice.engine}" if choice else "does not fit"
+        text.append(f"| {name} | {one.arch} | {format_bytes(one.budget.ram_bytes)} | {said} |")
+    return "\n".join([*text, "", f"and {len(profiles) - len(shown)} more."])
+
+
+def main() -> int:
+    path = ROOT / "README.md"
+    before = after = path.read_text()
+    for name, made in (("figures", figures()), ("devices", devices())):
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.S)
+        after = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", after)
+    if "--check" in sys.argv:
+        if before != after:
+            print("README.md is not what the recorded runs say: run python scripts/readme.py", file=sys.stderr)
+        return int(before != after)
+    path.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
