@@ -44,6 +44,15 @@ def memory_status(pid: int | str = "self") -> dict[str, int]:
     return {field[0][:-1]: int(field[1]) * 1024 for field in fields}
 
 
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process now, 0 when it is gone: a tenth of the work of memory_status, for the watchdog."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return _psutil_status(pid).get("VmRSS", 0) if not os.path.isdir("/proc/self") else 0
+
+
 def _psutil_status(pid: int | str) -> dict[str, int]:
     import psutil
 

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime import errors
-from edge_runtime.child import MEMORY_WORDS, Progress, memory_status, read_frame, write_frame
+from edge_runtime.child import MEMORY_WORDS, Progress, read_frame, resident_bytes, write_frame
 from edge_runtime.errors import BudgetError, EdgeError, EngineError
 from edge_runtime.units import format_bytes
 
 if TYPE_CHECKING:
     from edge_runtime.tensors import Array
 
-POLL_S = 0.02
+POLL_S = 0.05
 _CHILD = "import sys; sys.path.append({root!r}); from edge_runtime.child import child_main; child_main({target!r})"
 
 
@@ -148,8 +148,7 @@ class Child:
 
     def _watch(self, silent_s: float) -> None:
         allowed = self.limits.ram_bytes
-        status = memory_status(self._process.pid)
-        self.peak_bytes = max(self.peak_bytes, status.get("VmHWM", 0))
+        self.peak_bytes = max(self.peak_bytes, resident_bytes(self._process.pid))
         if allowed is not None and self.peak_bytes > allowed:
             self.close()
             raise self._breach()

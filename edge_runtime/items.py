@@ -16,12 +16,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.digest import sha256
+from edge_runtime.digest import blake2b, sha256
 from edge_runtime.errors import InputError, UsageError
 
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 # A whole thin film read cell by cell is 5,000 to 20,000 images; far more than that is the wrong folder.
 MAX_IMAGES = 50_000
+MAX_BYTES = 64 << 20  # of one image
+
+
+class ItemDigest:
+    """Gathers an item's digest while its images are read, so that what is recorded is what was decoded."""
+
+    def __init__(self) -> None:
+        self._whole = blake2b(digest_size=32)
+
+    def add(self, name: str, content: bytes) -> None:
+        # the length keeps one image's end and the next one's name apart
+        self._whole.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape"))
+        self._whole.update(content)
+
+    def hexdigest(self) -> str:
+        return self._whole.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,21 +62,31 @@ class Item:
             raise InputError(f"{path}: found no image, wanted files ending in {', '.join(sorted(IMAGE_ENDINGS))}")
         return found
 
-    def digest(self) -> str:
-        """SHA-256 over the names and the contents of the images: the same slide copied elsewhere has the same."""
-        import hashlib
+    def contents(self, digest: ItemDigest | None = None) -> Iterator[tuple[Path, int, bytes]]:
+        """The images with their number from 1 on and their bytes, sorted by name; `digest` is fed what is read.
 
-        whole = hashlib.sha256()
-        for path in self.images():
+        Raises InputError: nothing there, not readable, empty, or larger than MAX_BYTES.
+        """
+        for number, path in enumerate(self.images(), 1):
             try:
                 # unbuffered: thousands of small files are the usual slide
                 with open(path, "rb", buffering=0) as stream:
-                    one = hashlib.sha256()
-                    while content := stream.read(1 << 20):
-                        one.update(content)
+                    size = os.fstat(stream.fileno()).st_size
+                    if not 0 < size <= MAX_BYTES:
+                        raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
+                    content = stream.readall()
             except OSError as error:
-                raise InputError(f"{path}: {error.strerror}") from error
-            whole.update(path.name.encode(errors="surrogateescape") + b"\0" + one.digest())
+                raise InputError(f"{path}: {error.strerror}, wanted an image") from error
+            if digest:
+                digest.add(path.name, content)
+            yield path, number, content
+
+    def digest(self) -> str:
+        """BLAKE2b of 256 bits over the names and the contents of the images: the same slide copied elsewhere has the
+        same. Raises InputError where one cannot be read."""
+        whole = ItemDigest()
+        for _ in self.contents(whole):
+            pass
         return whole.hexdigest()
 
     def fingerprint(self) -> str:

@@ -88,10 +88,13 @@ class Journal:
     def knows(
         self, item: str, *, fingerprint: str | None = None, digest: str | None = None, failed: bool = True
     ) -> bool:
-        """Whether this item is recorded with these contents, asked by the cheap mark or by the sure one.
+        """Whether this item is recorded with these contents, asked by the cheap mark or by the sure one; with neither,
+        whether anything is recorded under its name.
 
         `failed`: one that was recorded with an error counts as known.
         """
+        if fingerprint is digest is None:
+            return self._execute("SELECT 1 FROM outcomes WHERE item=? LIMIT 1", (item,)).fetchone() is not None
         query = "SELECT 1 FROM outcomes WHERE item=? AND (fingerprint=? OR item_digest=?) AND (error IS NULL OR ?)"
         return self._execute(f"{query} LIMIT 1", (item, fingerprint, digest, failed)).fetchone() is not None
 

@@ -83,15 +83,16 @@ def run_loop(
             mark = _mark(item)
             if mark and journal.knows(item.name, fingerprint=mark, failed=not retry):
                 continue
-            digest = item.digest()
-            if journal.knows(item.name, digest=digest, failed=not retry):
-                journal.touch(item.name, digest, mark)
-                continue
+            if journal.knows(item.name):  # with other marks: copied again, or photographed again?
+                digest = item.digest()
+                if journal.knows(item.name, digest=digest, failed=not retry):
+                    journal.touch(item.name, digest, mark)
+                    continue
         except InputError:
-            mark, digest = "", None  # reading it gives the error, which is recorded
+            mark = ""  # reading it gives the error, which is recorded
             if journal.knows(item.name, digest="", failed=not retry):
                 continue
-        outcome = session.run(item, digest=digest, progress=progress)
+        outcome = session.run(item, progress=progress)
         if journal.add(outcome, mark):
             yield outcome
 

@@ -4,7 +4,7 @@ Schema 1 of an outcome, one JSON object a line. Later versions may add fields; t
 
     schema             1
     item               the path as it was given
-    item_digest        sha256 over the item's file names and contents
+    item_digest        BLAKE2b (256 bits) over the item's file names and contents, as they were read
     when               UTC, ISO 8601, seconds
     kind               "slides", "image": which task; its own fields (task/slides.py, task/image.py) stand beside these
     error              null, or {"type", "message", "hint"} and then none of the task's fields

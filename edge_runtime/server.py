@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.bundle import load_bundle
 from edge_runtime.engine import EngineOptions, find_engine
 from edge_runtime.errors import EngineError, InputError
-from edge_runtime.items import Item
+from edge_runtime.items import Item, ItemDigest
 from edge_runtime.task import Answer, Task, find_task
 from edge_runtime.tensors import dequantize
 
@@ -32,19 +32,21 @@ class BundleServer:
     def handle(self, op: str, meta: dict[str, Any], arrays: dict[str, Array], progress: Progress) -> Reply:
         item = Item(meta["name"], tuple(Path(path) for path in meta["paths"]))
         start = time.perf_counter()
-        prediction = self.task.decide(self._answers(item, progress), details=meta["details"])
+        digest = ItemDigest()
+        prediction = self.task.decide(self._answers(item, digest, progress), details=meta["details"])
         latency = (time.perf_counter() - start) * 1e3
         reply = {
             "kind": prediction.kind,
             "summary": prediction.summary,
             "fields": prediction.fields,
             "latency_ms": round(latency, 3),
+            "item_digest": digest.hexdigest(),
         }
         return reply, {}
 
-    def _answers(self, item: Item, progress: Progress) -> Iterator[Answer]:
+    def _answers(self, item: Item, digest: ItemDigest, progress: Progress) -> Iterator[Answer]:
         outputs = self.program.outputs
-        with contextlib.closing(self.task.feeds(item, self.program.inputs)) as feeds:  # type: ignore[type-var]
+        with contextlib.closing(self.task.feeds(item, self.program.inputs, digest)) as feeds:  # type: ignore[type-var]
             for feed in feeds:
                 found = self.program.run(feed.tensors)
                 progress(feed.done, feed.total)

@@ -5,13 +5,14 @@ The parent reads the bundle's header only; the child reads the model, the images
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import load_bundle
-from edge_runtime.errors import BudgetError, EdgeError, EngineError
+from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
 from edge_runtime.guard import Child, Limits
 from edge_runtime.items import Item
 from edge_runtime.planner import Candidate, Plan, plan
@@ -116,29 +117,30 @@ class Session:
         *,
         details: bool = False,
         progress: Progress | None = None,
-        digest: str | None = None,
     ) -> Outcome:
-        """One item, read or failed: an Outcome either way, with its digest (worked out here unless given)."""
+        """One item, read or failed: an Outcome either way, with the digest of what was read ("" where it cannot be)."""
         item = item if isinstance(item, Item) else Item(str(item), (Path(item),))
         prediction: Prediction | None = None
         error: EdgeError | None = None
         latency: float | None = None
+        digest = ""
         try:
-            digest = digest or item.digest()
             if self._child is None or not self._child.alive:
                 self._start()
             meta = {"name": item.name, "paths": [str(path.absolute()) for path in item.paths], "details": details}
             assert self._child is not None
             reply, _ = self._child.call("predict", meta, progress=progress)
             prediction = Prediction(reply["kind"], reply["summary"], reply["fields"])
-            latency = reply["latency_ms"]
+            latency, digest = reply["latency_ms"], reply["item_digest"]
         except EdgeError as caught:
             error = caught
+            with contextlib.suppress(InputError):
+                digest = item.digest()
         peak = self.peak_ram_bytes or None
         if isinstance(error, BudgetError):
             peak = error.measured_bytes
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        return Outcome(item.name, digest or "", when, self.origin, prediction, error, latency, peak)
+        return Outcome(item.name, digest, when, self.origin, prediction, error, latency, peak)
 
     def close(self) -> None:
         if self._child:

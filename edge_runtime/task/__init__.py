@@ -16,7 +16,7 @@ from edge_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
-    from edge_runtime.items import Item
+    from edge_runtime.items import Item, ItemDigest
     from edge_runtime.results import Prediction
     from edge_runtime.tensors import Array, TensorSpec
 
@@ -47,7 +47,9 @@ class Task(Protocol):
         """Raises BundleError where a model's tensors are not what this task feeds and reads."""
         ...
 
-    def feeds(self, item: Item, inputs: tuple[TensorSpec, ...]) -> Iterator[Feed]: ...
+    def feeds(self, item: Item, inputs: tuple[TensorSpec, ...], digest: ItemDigest | None = None) -> Iterator[Feed]:
+        """`digest` is fed every image as it is read."""
+        ...
 
     def decide(self, answers: Iterator[Answer], *, details: bool = False) -> Prediction:
         """`details`: also keep what is known of every answer (each cell's score), however many there are."""

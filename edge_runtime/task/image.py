@@ -18,7 +18,7 @@ from edge_runtime.task.pictures import Preprocessing, load_image
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
-    from edge_runtime.items import Item
+    from edge_runtime.items import Item, ItemDigest
     from edge_runtime.tensors import TensorSpec
 
 
@@ -38,12 +38,13 @@ class ImageTask:
                 "numbers, one a label"
             )
 
-    def feeds(self, item: Item, inputs: tuple[TensorSpec, ...]) -> Iterator[Feed]:
-        images = item.images()
-        if len(images) != 1:
-            raise InputError(f"{item.name}: found {len(images)} images, wanted one", hint="give the images themselves")
-        pixels = self.preprocessing.fit_size(load_image(images[0], upright=True))
-        yield Feed({inputs[0].name: self.preprocessing.tensor(pixels, inputs[0])}, images[0].name, 1, 1)
+    def feeds(self, item: Item, inputs: tuple[TensorSpec, ...], digest: ItemDigest | None = None) -> Iterator[Feed]:
+        found = len(item.images())
+        if found != 1:
+            raise InputError(f"{item.name}: found {found} images, wanted one", hint="give the images themselves")
+        for path, number, content in item.contents(digest):
+            pixels = self.preprocessing.fit_size(load_image(path, content, upright=True))
+            yield Feed({inputs[0].name: self.preprocessing.tensor(pixels, inputs[0])}, path.name, number, found)
 
     def decide(self, answers: Iterator[Answer], *, details: bool = False) -> Prediction:
         import numpy as np

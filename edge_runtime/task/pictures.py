@@ -8,7 +8,6 @@ tensor's own: the same image serves every variant.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,16 +29,17 @@ if TYPE_CHECKING:
 
 # Phones give 8 to 48 megapixels. A picture is decoded whole, 3 bytes a pixel, and that must fit small budgets.
 MAX_PIXELS = 25_000_000
-MAX_BYTES = 64 << 20
 _DECODERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 
-def load_image(path: Path, *, draft_side: int | None = None, upright: bool = False) -> Image:
-    """An image file as a Pillow image in mode RGB, decoded.
+def load_image(path: Path, content: bytes, *, draft_side: int | None = None, upright: bool = False) -> Image:
+    """The bytes of an image file as a Pillow image in mode RGB, decoded; `path` is for the words of errors.
+
+    From memory: a file that a camera is still writing must not change under the decoder.
 
     `draft_side`: what is larger than twice that is reduced to between that and its double, a JPEG while it is being
     decoded, which saves memory and time. `upright`: turn as the EXIF orientation says.
-    Raises InputError: missing, not an image, truncated, or too large (judged by its header, before decoding).
+    Raises InputError: not an image, truncated, or too large (judged by its header, before decoding).
     """
     from PIL import Image
 
@@ -47,12 +47,6 @@ def load_image(path: Path, *, draft_side: int | None = None, upright: bool = Fal
         from PIL import ImageOps
     Image.MAX_IMAGE_PIXELS = None  # our own limit below is lower, and says what was found
     try:
-        with open(path, "rb", buffering=0) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if not 0 < size <= MAX_BYTES:
-                raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
-            content = stream.read(size)
-        # from memory: a file that a camera is still writing must not change under the decoder
         with Image.open(io.BytesIO(content), formats=_DECODERS) as image:
             times = max(image.size) // draft_side if draft_side else 1
             if times > 1:  # the decoder of JPEG can give a half, a quarter or an eighth

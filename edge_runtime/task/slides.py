@@ -25,7 +25,6 @@ from edge_runtime.results import Prediction
 from edge_runtime.task import Answer, Feed
 from edge_runtime.task.cells import features
 from edge_runtime.task.pictures import Preprocessing, as_pixels, load_image
-from edge_runtime.task.segment import Box, cut_out, survey
 from edge_runtime.task.verdict import Calibration, Tally, decide
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from edge_runtime.bundle import Bundle
-    from edge_runtime.items import Item
+    from edge_runtime.items import Item, ItemDigest
+    from edge_runtime.task.segment import Box
     from edge_runtime.tensors import TensorSpec
 
 # Cut-out cells of the training set are 58 to 364 pixels; the smallest field camera gives 640 x 480.
@@ -74,22 +74,22 @@ class SlidesTask:
         if len(outputs) != 1 or outputs[0].shape not in ((None, 1), (1, 1)):
             raise BundleError(f"{self.where}: found outputs {', '.join(map(str, outputs))}, wanted one logit a cell")
 
-    def feeds(self, item: Item, inputs: tuple[TensorSpec, ...]) -> Iterator[Feed]:
+    def feeds(self, item: Item, inputs: tuple[TensorSpec, ...], digest: ItemDigest | None = None) -> Iterator[Feed]:
         seen = _Seen()
         self.seen[:] = [seen]
         spec, number = inputs[0], 0
-        images = item.images()
-        for done, image in enumerate(images, 1):
-            for box, picture in self._cells(image, seen):
+        total = len(item.images())
+        for image, done, content in item.contents(digest):
+            for box, picture in self._cells(image, content, seen):
                 pixels = self.preprocessing.fit_size(picture)
                 measured = number < MEASURE_FIRST or number % MEASURE_EVERY == 0
                 number += 1
                 tag = _Tag(image.name, box, features(pixels) if measured else None)
-                yield Feed({spec.name: self.preprocessing.tensor(pixels, spec)}, tag, done, len(images))
+                yield Feed({spec.name: self.preprocessing.tensor(pixels, spec)}, tag, done, total)
             seen["images"] += 1
 
-    def _cells(self, image: Path, seen: _Seen) -> Iterator[tuple[Box | None, Image]]:
-        picture = load_image(image, draft_side=FIELD_SIDE)
+    def _cells(self, image: Path, content: bytes, seen: _Seen) -> Iterator[tuple[Box | None, Image]]:
+        picture = load_image(image, content, draft_side=FIELD_SIDE)
         width, height = picture.size
         if min(height, width) < LEAST_CELL_SIDE:
             raise InputError(f"{image}: found {width} x {height} pixels, wanted a cell of at least {LEAST_CELL_SIDE}")
@@ -97,6 +97,9 @@ class SlidesTask:
             yield None, picture
             return
         from PIL.Image import fromarray
+
+        # imported here: a slide of cell images needs none of it
+        from edge_runtime.task.segment import cut_out, survey
 
         seen["fields"] += 1
         rgb = as_pixels(picture)

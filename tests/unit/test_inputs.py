@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +130,12 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
 
 
+def load(path: Path, **options: Any) -> Image.Image:
+    """Read and decode, as a task does."""
+    ((found, _, content),) = Item(path.name, (path,)).contents()
+    return load_image(found, content, **options)
+
+
 def good_png() -> bytes:
     stream = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(stream, "png")
@@ -150,9 +157,9 @@ def good_png() -> bytes:
 def test_bad_images_get_one_clear_error(content: bytes, said: str, tmp_path: Path):
     (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises(InputError, match=said):
-        load_image(tmp_path / "bad.png")
-    with pytest.raises(InputError, match="No such file"):
-        load_image(tmp_path / "none.png")
+        load(tmp_path / "bad.png")
+    with pytest.raises(InputError, match="found nothing there"):
+        load(tmp_path / "none.png")
     assert MAX_PIXELS == 25_000_000
 
 
@@ -163,7 +170,7 @@ def test_damage_is_an_image_or_our_error(place: float, value: int, tmp_path_fact
     content[int(place * len(content))] = value
     path.write_bytes(content)
     with contextlib.suppress(InputError):
-        assert load_image(path).mode == "RGB"
+        assert load(path).mode == "RGB"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
@@ -172,7 +179,7 @@ def test_every_kind_of_pixel_becomes_rgb(mode: str, tmp_path: Path):
     grey = Image.new("L", (5, 4), level)
     image = Image.fromarray(np.full((4, 5), 200 * 257, np.uint16)) if mode == "I;16" else grey.convert(mode)
     image.save(tmp_path / "x.tif")
-    found = as_pixels(load_image(tmp_path / "x.tif"))
+    found = as_pixels(load(tmp_path / "x.tif"))
     assert found.shape == (4, 5, 3)
     assert found.dtype == np.uint8
     assert abs(int(found.mean()) - level) <= 1
@@ -180,10 +187,10 @@ def test_every_kind_of_pixel_becomes_rgb(mode: str, tmp_path: Path):
 
 def test_large_jpegs_are_decoded_small(tmp_path: Path):
     picture(tmp_path / "x.jpg", (10, 200, 30), (3000, 2000))
-    assert load_image(tmp_path / "x.jpg", draft_side=800).size == (1500, 1000)
+    assert load(tmp_path / "x.jpg", draft_side=800).size == (1500, 1000)
     picture(tmp_path / "x.png", (10, 200, 30), (3000, 2000))
-    assert load_image(tmp_path / "x.png", draft_side=800).size == (1000, 667)
-    assert load_image(tmp_path / "x.png").size == (3000, 2000)
+    assert load(tmp_path / "x.png", draft_side=800).size == (1000, 667)
+    assert load(tmp_path / "x.png").size == (3000, 2000)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (None, 8, 8, 3)])
