@@ -38,14 +38,12 @@ class Cost:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Cost:
-        return cls(
-            int(plain["ram_bytes"]),
-            int(plain["storage_bytes"]),
-            plain.get("latency_ms"),
-            plain.get("energy_mj"),
-            str(plain["basis"]),
-            str(plain.get("where", "")),
-        )
+        """Raises ValueError, KeyError or TypeError where a figure is missing, negative or no number."""
+        latency, energy = (None if plain.get(key) is None else float(plain[key]) for key in ("latency_ms", "energy_mj"))
+        ram, storage = int(plain["ram_bytes"]), int(plain["storage_bytes"])
+        if min(ram, storage, latency or 0, energy or 0) < 0 or plain["basis"] not in (MEASURED, ESTIMATED):
+            raise ValueError(f"found {dict(plain)}")
+        return cls(ram, storage, latency, energy, plain["basis"], str(plain.get("where", "")))
 
 
 def objections(cost: Cost, budget: Budget) -> tuple[str, ...]:

@@ -167,7 +167,7 @@ class Bundle:
 def find_bundle(name: str | os.PathLike[str]) -> Path:
     """A path as it is; a bare name such as "malaria" is a bundle that came with the package."""
     path = Path(name)
-    if path.exists() or path.suffix or len(path.parts) != 1 or not _NAME.fullmatch(str(name)):
+    if path.is_file() or path.suffix or len(path.parts) != 1 or not _NAME.fullmatch(str(name)):
         return path
     here = Path(__file__).resolve().parent
     for shipped in (here / "models" / f"{name}.edge", here.parent / "models" / str(name) / f"{name}.edge"):
@@ -299,10 +299,12 @@ class _Checker:
         if plain["format"] not in FORMATS:
             self.fail(f"{where}format", plain["format"], f"one of {', '.join(FORMATS)}")
         by_name = {one.name: one for one in files}
-        if plain["file"] not in by_name:
+        if self.get(plain, "file", str, where) not in by_name:
             self.fail(f"{where}file", plain["file"], f"one of {', '.join(by_name)}")
         name = self.get(plain, "name", str, where)
         recipe, metrics = self.get(plain, "recipe", list, where), self.get(plain, "metrics", dict, where)
+        if not all(isinstance(step, dict) for step in recipe):
+            self.fail(f"{where}recipe", recipe, "a list of objects, one a pass")
         costs = self.get(plain, "costs", dict, where)
         try:
             made = {key: Cost.from_json(one) for key, one in costs.items()}
@@ -362,6 +364,8 @@ def pack(header: Mapping[str, Any], files: Mapping[str, bytes], out: Path) -> Bu
             os.fsync(stream.fileno())
         load_bundle(partial).verify()
         partial.replace(out)
+    except BundleError as error:
+        raise BundleError(error.message.replace(str(partial), str(out)), hint=error.hint) from error
     except OSError as error:
         raise BundleError(f"{out}: {error.strerror}") from error
     finally:

@@ -24,7 +24,10 @@ Progress = Callable[[int, int | None], None]
 Reply = tuple[dict[str, Any], Mapping[str, "Array"]]
 # Reserved and never touched, counted by RLIMIT_DATA while engines load: thread stacks and allocator arenas.
 LOADING_SLACK_BYTES = 256 << 20
-MEMORY_WORDS = ("bad_alloc", "failed to allocate", "cannot allocate memory", "out of memory", "failed to grow")
+MEMORY_WORDS = (
+    *("bad_alloc", "failed to allocate", "cannot allocate memory", "out of memory", "failed to grow"),
+    *("memoryerror", "memory allocation", "unable to allocate"),
+)
 
 
 class Handler(Protocol):
@@ -104,8 +107,12 @@ def read_frame(read: Callable[[int], bytes]) -> tuple[dict[str, Any], dict[str, 
 # ---------------------------------------------------------------- serving
 
 
-def child_main(target: str) -> None:
-    """Serve frames from stdin until it closes. Whatever the engine prints goes to stderr, never into the frames."""
+def child_main(target: str, lifeline: int = -1) -> None:
+    """Serve frames from stdin until it closes. Whatever the engine prints goes to stderr, never into the frames.
+
+    `lifeline`: the reading end of a pipe that the parent holds open.
+    """
+    _die_with_parent(lifeline)
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -129,11 +136,27 @@ def child_main(target: str) -> None:
 
     alive = _serve_one(answers, start, {}, {})
     while alive:
-        frame = read_frame(requests.read)
+        try:
+            frame = read_frame(requests.read)
+        except MemoryError as error:  # arrays larger than what is allowed: the rest of the frame cannot be read
+            write_frame(answers, {"error": _described(error)})
+            return
         if frame is None:
             return
         plain, arrays = frame
         _serve_one(answers, partial(handler[0].handle, plain["op"]), plain["meta"], arrays)
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """SIGIO, which ends a process that does not handle it, comes when the other end closes: a model that hangs must
+    not outlive a parent that was killed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    if lifeline >= 0 and hasattr(os, "O_ASYNC"):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _serve_one(

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, UsageError
 
 if TYPE_CHECKING:
     from edge_runtime.child import Progress
@@ -41,12 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgeError as error:
         _say(f"edge-runtime: {error}")
         return error.exit_code
+    except _Terminated:  # how a service is told to end: a loop is made for it
+        _say("edge-runtime: ended as it was told to")
+        return 0 if arguments.verb is _loop else 143
     except KeyboardInterrupt:
-        _say("edge-runtime: stopped; what was recorded is kept")
+        _say("edge-runtime: stopped")
         return 130
     except BrokenPipeError:  # `edge-runtime ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk behind stdout, a folder that may not be read
+        _say(f"edge-runtime: {error}")
+        return 1
 
 
 def _say_over(text: str) -> None:
@@ -55,8 +61,12 @@ def _say_over(text: str) -> None:
     sys.stderr.flush()
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
 def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
+    raise _Terminated
 
 
 def _say(text: str) -> None:
@@ -133,10 +143,16 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from edge_runtime.bundle import load_bundle
+    from edge_runtime.task import find_task
     from edge_runtime.units import format_bytes
 
+    if arguments.card and arguments.json:
+        raise UsageError("--card prints Markdown and --json JSON: give one of them")
     bundle = load_bundle(arguments.bundle)
     bundle.verify()
+    task = find_task(bundle)
+    for one in bundle.variants:
+        task.check(one.inputs, one.outputs)
     if arguments.card:
         sys.stdout.write(bundle.read(bundle.file("card.md")).decode(errors="replace"))
         return 0
@@ -213,6 +229,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     worst = 0
     counts: dict[str, int] = {}
+    if arguments.cells and not arguments.json:
+        raise UsageError("--cells goes with --json")
     items = find_items(arguments.paths, arguments.slide_name)
     with _open(arguments) as session, _progress() as progress:
         for item in items:
@@ -239,7 +257,12 @@ def _loop(arguments: argparse.Namespace) -> int:
     settle_s = parse_ms(arguments.settle, "settle") / 1e3
     poll_s = parse_ms(arguments.poll, "poll") / 1e3
     items = watch(
-        arguments.folder, once=arguments.once, settle_s=settle_s, poll_s=poll_s, slide_name=arguments.slide_name
+        arguments.folder,
+        once=arguments.once,
+        settle_s=settle_s,
+        poll_s=poll_s,
+        slide_name=arguments.slide_name,
+        notice=_say,
     )
     with Journal(arguments.journal) as journal, _open(arguments) as session, _progress() as progress:
         _say(f"watching {arguments.folder}, recording to {arguments.journal}, {len(journal)} recorded before")
@@ -251,6 +274,8 @@ def _loop(arguments: argparse.Namespace) -> int:
 def _journal(arguments: argparse.Namespace) -> int:
     from edge_runtime.journal import Journal
 
+    if arguments.csv and arguments.json:
+        raise UsageError("--csv and --json are two forms: give one of them")
     with Journal(arguments.journal, create=False) as journal:
         rows = journal.outcomes(arguments.since)
         if arguments.csv:
@@ -299,7 +324,8 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         _print(outcome.to_json())
         return
     if outcome.error:
-        _say(f"{outcome.item}: {outcome.error}")
+        said = str(outcome.error)
+        _say(said if said.startswith(outcome.item) else f"{outcome.item}: {said}")
     else:
         print(f"{outcome.item:<24} {outcome.prediction}", flush=True)
 
@@ -354,7 +380,8 @@ def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="edge-runtime",
         description="Run compressed models on the devices that people really have, inside their memory and storage.",
-        epilog="Exit codes: 0 done, 1 something could not be done, 2 usage, 3 does not fit the device's budget.",
+        epilog="Exit codes: 0 done, 1 something could not be done, 2 usage, 3 does not fit the device's budget, "
+        "130 or 143 stopped by Ctrl-C or SIGTERM (a loop ends with 0 then).",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"edge-runtime {__version__}")

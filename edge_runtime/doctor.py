@@ -13,7 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.bundle import load_bundle
 from edge_runtime.engine import ENGINES, probe
+from edge_runtime.errors import UsageError
 from edge_runtime.profile import load_profile
 from edge_runtime.session import open_session
 from edge_runtime.units import format_bytes
@@ -72,6 +74,9 @@ def self_test(bundle: str = "malaria", device: str = "this-device", progress: Pr
     interval that is given. Raises EdgeError where nothing can be read at all."""
     from edge_runtime.phantom import Phantom, write_slide
 
+    kind = load_bundle(bundle).task["kind"]
+    if kind != "slides":
+        raise UsageError(f"{bundle}: found task {kind}, wanted slides: the self-test reads rendered slides")
     slides: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="edge-runtime-") as folder, open_session(bundle, device) as session:
         for seed, (name, cells, infected, blur, wanted) in enumerate(CONTROL_SLIDES, 1):

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from edge_runtime.tensors import Array
 
 POLL_S = 0.05
-_CHILD = "import sys; sys.path.append({root!r}); from edge_runtime.child import child_main; child_main({target!r})"
+_CHILD = (
+    "import sys; sys.path.append({root!r}); from edge_runtime.child import child_main; "
+    "child_main({target!r}, {lifeline})"
+)
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,19 @@ class Child:
         self.peak_bytes = 0
         self._stderr: deque[bytes] = deque(maxlen=64)
         root = str(Path(__file__).resolve().parents[1])
+        # Nothing is ever written to it: when this process is gone, however it went, the kernel tells the child.
+        theirs, self._lifeline = os.pipe()
         # One thread unless asked: idle pools of numpy's BLAS cost memory that the budget would pay for.
         environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD.format(root=root, target=target)],
+            [sys.executable, "-P", "-c", _CHILD.format(root=root, target=target, lifeline=theirs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | environment | {"ORT_DISABLE_TELEMETRY": "1"},
+            pass_fds=(theirs,),
         )
+        os.close(theirs)
         self._send({"op": "start", "spec": spec, "ram_bytes": self.limits.ram_bytes})
 
     def ready(self) -> dict[str, Any]:
@@ -88,6 +95,9 @@ class Child:
 
     def close(self) -> None:
         """End the child; it holds nothing that must be saved."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream:
                 with contextlib.suppress(OSError):
@@ -104,19 +114,24 @@ class Child:
             write_frame(self._process.stdin, plain, arrays)
 
     def _receive(self, progress: Progress | None) -> tuple[dict[str, Any], dict[str, Array]]:
-        while True:
-            frame = read_frame(self._read_exactly)
-            if frame is None:
-                raise self._obituary()
-            plain, arrays = frame
-            self.peak_bytes = max(self.peak_bytes, plain.get("peak_bytes", 0))
-            if "progress" in plain:
-                if progress:
+        plain: dict[str, Any] = {"progress": None}
+        try:
+            while "progress" in plain:
+                frame = read_frame(self._read_exactly)
+                if frame is None:
+                    raise self._obituary()
+                plain, arrays = frame
+                self.peak_bytes = max(self.peak_bytes, plain.get("peak_bytes", 0))
+                if progress and "progress" in plain:
                     progress(*plain["progress"])
-            elif "error" in plain:
-                raise self._rebuilt(plain["error"])
-            else:
-                return plain["meta"], arrays
+        finally:
+            # Left without the whole answer (Ctrl-C, an exception out of `progress`): whoever asks next would be
+            # given this answer for theirs. Such a child is never asked again.
+            if "progress" in plain:
+                self.close()
+        if "error" in plain:
+            raise self._rebuilt(plain["error"])
+        return plain["meta"], arrays
 
     def _read_exactly(self, count: int) -> bytes:
         """Bytes of the child's answer; while none come, watch its memory, its words and the clock."""
@@ -159,9 +174,12 @@ class Child:
     def _breach(self) -> BudgetError:
         allowed, measured, predicted = self.limits.ram_bytes or 0, self.peak_bytes, self.predicted_bytes
         said = "unknown" if predicted is None else format_bytes(predicted)
+        how = f"the model was stopped at {format_bytes(measured)} resident"
+        if measured <= allowed:
+            how = f"the model, at {format_bytes(measured)} resident, asked for more than the rest and was refused"
         return BudgetError(
-            f"memory: the model was stopped at {format_bytes(measured)} resident; "
-            f"allowed {format_bytes(allowed)}, predicted {said}",
+            f"memory: {how}; allowed {format_bytes(allowed)}, predicted {said}",
+            hint="edge-runtime fit BUNDLE --device NAME; photographs that are smaller, or JPEG, need less",
             predicted_bytes=predicted,
             allowed_bytes=allowed,
             measured_bytes=measured,

@@ -59,7 +59,10 @@ class Item:
         else:
             raise InputError(f"{path}: found nothing there, wanted an image or a folder of images")
         if not found:
-            raise InputError(f"{path}: found no image, wanted files ending in {', '.join(sorted(IMAGE_ENDINGS))}")
+            wanted = f"wanted files ending in {', '.join(sorted(IMAGE_ENDINGS))}"
+            deeper = path.is_dir() and _folders_in(path)
+            hint = f"give the folders in it: {path}/*/" if deeper else None
+            raise InputError(f"{path}: found no image, {wanted}", hint=hint)
         return found
 
     def contents(self, digest: ItemDigest | None = None) -> Iterator[tuple[Path, int, bytes]]:
@@ -98,6 +101,13 @@ class Item:
         return whole.hexdigest()
 
 
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be printed on one line and stored: bytes that are not UTF-8, as old memory sticks have
+    them, and control characters stand as backslash escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def is_image(name: str) -> bool:
     """By the ending of its name."""
     # leading dots and ._ are other systems' shadow files
@@ -121,20 +131,32 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def find_items(paths: Iterable[str | os.PathLike[str]], slide_name: str | None = None) -> Iterator[Item]:
+def find_items(paths: Iterable[str | os.PathLike[str]], slide_name: str | None = None) -> list[Item]:
     """The items in the paths given, in the order of their names. A path that does not exist is still an item: reading
-    it gives the error, so that the others are read. Raises UsageError for a bad pattern, InputError for no match."""
+    it gives the error, so that the others are read. Raises UsageError for a bad pattern, InputError for no match or
+    for a folder in which images stand beside folders of images: is it one slide, or several?"""
     if slide_name is not None:
-        yield from _grouped([Path(path) for path in paths], slide_name)
-        return
+        return list(_grouped([Path(path) for path in paths], slide_name))
+    found: list[Item] = []
     for path in map(Path, paths):
-        inner = sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []
-        inner = [one for one in inner if not one.name.startswith(".")]
-        if inner and not _images_in(path):
-            for one in inner:
-                yield Item(str(one), (one,))
-        else:
-            yield Item(str(path), (path,))
+        inner = _folders_in(path) if path.is_dir() else []
+        images = _images_in(path) if inner else []
+        slides = [one for one in inner if _images_in(one)] if images else inner
+        if images and slides:
+            raise InputError(
+                f"{path}: found images ({images[0].name} ...) beside folders of images ({slides[0].name} ...), "
+                "wanted the images of one slide, or folders that are slides",
+                hint=f"edge-runtime run BUNDLE {path}/*/ for the folders",
+            )
+        found += [Item(printable(one), (one,)) for one in (slides or [path])]
+    return found
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}") from error
 
 
 def _grouped(paths: list[Path], slide_name: str) -> Iterator[Item]:
@@ -158,4 +180,4 @@ def _grouped(paths: list[Path], slide_name: str) -> Iterator[Item]:
     for name, found in sorted(groups.items()):
         if len(found) > MAX_IMAGES:
             raise InputError(f"slide {name}: found {len(found)} images, wanted at most {MAX_IMAGES}")
-        yield Item(name, tuple(sorted(found)))
+        yield Item(printable(name), tuple(sorted(found)))

@@ -41,8 +41,32 @@ _MIGRATIONS = (
 _BUSY_MS = 10_000
 
 
+def _connect(path: Path, create: bool) -> sqlite3.Connection:
+    import sqlite3
+
+    if create:
+        return sqlite3.connect(path, timeout=_BUSY_MS / 1e3, isolation_level=None)
+    # For reading. A medium that cannot be written has no room for the files beside a WAL database: there it is
+    # opened as one that nobody writes.
+    last = None
+    for mode in ("mode=ro", "immutable=1"):
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?{mode}", timeout=_BUSY_MS / 1e3, uri=True, isolation_level=None
+        )
+        try:
+            db.execute("PRAGMA user_version").fetchone()
+            return db
+        except sqlite3.OperationalError as error:
+            db.close()
+            last = error
+    raise last or sqlite3.OperationalError("cannot be opened")
+
+
 class Journal:
-    """Open for as long as it is needed; close it, or use it in `with`. Safe for several processes."""
+    """Open for as long as it is needed; close it, or use it in `with`. Safe for several processes.
+
+    `create`: to record, the file is made where there is none. Without, it is only read, also from read-only media.
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
         import sqlite3
@@ -54,10 +78,11 @@ class Journal:
         self._sqlite_error = sqlite3.Error
         connection = None
         try:
-            connection = sqlite3.connect(self.path, timeout=_BUSY_MS / 1e3, isolation_level=None)
-            connection.execute("PRAGMA journal_mode=wal")
-            connection.execute("PRAGMA synchronous=full")
-            self._migrate(connection)
+            connection = _connect(self.path, create)
+            if create:
+                connection.execute("PRAGMA journal_mode=wal")
+                connection.execute("PRAGMA synchronous=full")
+            self._migrate(connection, create)
         except sqlite3.Error as error:
             if connection:
                 connection.close()
@@ -68,7 +93,7 @@ class Journal:
             raise
         self._db = connection
 
-    def _migrate(self, db: sqlite3.Connection) -> None:
+    def _migrate(self, db: sqlite3.Connection, write: bool) -> None:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > len(_MIGRATIONS):
             raise JournalError(
@@ -77,6 +102,8 @@ class Journal:
             )
         if version == len(_MIGRATIONS):
             return
+        if not write:
+            raise JournalError(f"{self.path}: found no journal in it (version {version}), wanted one that `loop` wrote")
         db.execute("BEGIN IMMEDIATE")
         (version,) = db.execute("PRAGMA user_version").fetchone()  # another process may have been first
         for statements in _MIGRATIONS[version:]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.errors import InputError
-from edge_runtime.items import Item, find_items, is_image
+from edge_runtime.items import Item, find_items, is_image, printable
 
 if TYPE_CHECKING:
     from edge_runtime.child import Progress
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge_runtime.results import Outcome
     from edge_runtime.session import Session
 
+Notice = Callable[[str], None]
 SETTLE_S = 3.0
 POLL_S = 1.0
 
@@ -32,21 +33,45 @@ def watch(
     settle_s: float = SETTLE_S,
     poll_s: float = POLL_S,
     slide_name: str | None = None,
+    notice: Notice | None = None,
 ) -> Iterator[Item]:
     """The items that stand in `folder`, and those that appear, for ever; with `once`, those that are there now.
 
-    Each sub-folder and each image is an item (with `slide_name`: the images that match it alike). An item is given
-    when nothing in it changed for `settle_s` seconds, so that one still being copied is not read; it is given again
-    when it changes later. Raises InputError where the folder does not exist.
+    Each sub-folder and each image is an item (with `slide_name`: the images that match it alike), named as it is
+    called inside `folder`, so that a journal does not depend on where the folder stands. An item is given when
+    nothing in it changed for `settle_s` seconds, so that one still being copied is not read; it is given again when
+    it changes later. `notice` is told when the folder goes away. Raises InputError where it does not exist now.
     """
     top = Path(folder)
     if not top.is_dir():
         raise InputError(f"{top}: found no folder there, wanted one to watch")
+    find_items([], slide_name)  # raises for a bad pattern now, and not at the first look
+    return _watch(top, once, settle_s, poll_s, slide_name, notice)
+
+
+def _watch(
+    top: Path, once: bool, settle_s: float, poll_s: float, slide_name: str | None, notice: Notice | None
+) -> Iterator[Item]:
     given: dict[str, str] = {}
     seen: dict[str, tuple[str, float]] = {}
+    gone = False
     while True:
-        waiting = False
-        for item in _present(top, slide_name):
+        more = False
+        start = time.monotonic()
+        try:
+            present = list(_present(top, slide_name))
+        except OSError as error:  # a card pulled out, a share that went away: it may come back
+            if once:
+                raise InputError(f"{top}: {error.strerror}, wanted a folder to watch") from error
+            if notice and not gone:
+                notice(f"{top}: {error.strerror}; waiting for it")
+            gone, present = True, []
+        else:
+            gone = False
+        names = {item.name for item in present}
+        # what went away is new when it comes back
+        given = {name: mark for name, mark in given.items() if name in names}
+        for item in present:
             mark = _mark(item)
             now = time.monotonic()
             if given.get(item.name) == mark:
@@ -59,11 +84,11 @@ def watch(
             if now - since >= settle_s:
                 given[item.name] = mark
                 yield item
-            else:
-                waiting = True
-        if once and not waiting:
+            more = True  # what was given may have changed since; what was not given will be
+        if once and not more:
             return
-        time.sleep(min(poll_s, settle_s) if once else poll_s)
+        # looking at many thousand files takes its time: rest at least twice as long
+        time.sleep(max(min(poll_s, settle_s) if once else poll_s, 2 * (time.monotonic() - start) if not once else 0))
 
 
 def run_loop(
@@ -76,7 +101,9 @@ def run_loop(
 ) -> Iterator[Outcome]:
     """Read what the journal does not know, record it, then give it. An item that fails is recorded with its error.
 
-    `retry`: items recorded with an error are read again, and the new outcome takes the error's place.
+    `retry`: items recorded with an error are read again, and the new outcome takes the error's place. An item that
+    changes while it is read is not recorded: `watch` gives it again. Raises EdgeError where the model itself cannot be
+    started again: that is no fault of the item, and nothing is recorded.
     """
     for item in items:
         try:
@@ -89,10 +116,12 @@ def run_loop(
                     journal.touch(item.name, digest, mark)
                     continue
         except InputError:
-            mark = ""  # reading it gives the error, which is recorded
+            mark = _mark(item)  # reading it gives the error, which is recorded
             if journal.knows(item.name, digest="", failed=not retry):
                 continue
         outcome = session.run(item, progress=progress)
+        if _mark(item) != mark:
+            continue  # it changed or went away while it was read: what was read is neither the old nor the new
         if journal.add(outcome, mark):
             yield outcome
 
@@ -102,12 +131,13 @@ def _present(top: Path, slide_name: str | None) -> Iterator[Item]:
         try:
             yield from find_items([top], slide_name)
         except InputError:
+            top.stat()
             return  # nothing that matches, yet
         return
     for entry in sorted(top.iterdir()):
         # names with a leading dot are how copying programs hide what is not finished
         if not entry.name.startswith(".") and (entry.is_dir() or is_image(entry.name)):
-            yield Item(str(entry), (entry,))
+            yield Item(printable(entry.name), (entry,))
 
 
 def _mark(item: Item) -> str:

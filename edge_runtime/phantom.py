@@ -77,7 +77,10 @@ def write_slide(folder: Path | str, settings: Phantom | None = None, *, suffix: 
     if suffix not in (".png", ".jpg"):
         raise UsageError(f"a phantom is written as .png or .jpg; got {suffix!r}")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}, wanted a folder to write to") from error
     fields = max(1, -(-settings.cells // settings.cells_per_field))
     rng = np.random.Generator(np.random.PCG64([settings.seed, 0]))
     where = rng.permutation(np.arange(settings.cells) % fields)

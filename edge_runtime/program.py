@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_runtime.engine import engine_for, find_engine
+from edge_runtime.engine import check_threads, engine_for, find_engine
 from edge_runtime.errors import BudgetError, EngineError
 from edge_runtime.guard import Child, Limits
 from edge_runtime.profile import load_profile
@@ -44,7 +44,8 @@ class GuardedProgram:
 
         Raises InputError where an array does not fit, BudgetError over the limit, EngineError for the engine's own.
         """
-        return self._child.call("run", {}, fit_all(feeds, self.inputs))[1]
+        found = self._child.call("run", {}, fit_all(feeds, self.inputs))[1]
+        return {name: array.copy() for name, array in found.items()}  # what crossed the pipe is read-only
 
     def close(self) -> None:
         self._child.close()
@@ -70,6 +71,7 @@ def open_program(
     fit), UsageError for a format that no engine reads.
     """
     model = Path(path)
+    check_threads(threads)
     if not model.is_file():
         raise EngineError(f"{model}: found no file there, wanted an ONNX or TFLite model")
     profile = load_profile(device) if isinstance(device, str) else device

@@ -3,7 +3,7 @@
 Schema 1 of an outcome, one JSON object a line. Later versions may add fields; they keep these and their meaning.
 
     schema             1
-    item               the path as it was given
+    item               the path as it was given; in a loop, the name inside the watched folder
     item_digest        BLAKE2b (256 bits) over the item's file names and contents, as they were read
     when               UTC, ISO 8601, seconds
     kind               "slides", "image": which task; its own fields (task/slides.py, task/image.py) stand beside these
@@ -12,6 +12,7 @@ Schema 1 of an outcome, one JSON object a line. Later versions may add fields; t
     latency_ms         wall time of this item in the child: decode, preprocess, infer, decide
     peak_ram_bytes     peak resident memory of the child process so far
     energy_mj          null where no meter is read
+    passed_over        only where engines or variants that come first in the plan did not start: which, and why
 """
 
 from __future__ import annotations

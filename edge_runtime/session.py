@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import load_bundle
+from edge_runtime.engine import check_threads
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
 from edge_runtime.guard import Child, Limits
-from edge_runtime.items import Item
+from edge_runtime.items import Item, printable
 from edge_runtime.planner import Candidate, Plan, plan
 from edge_runtime.profile import load_profile
 from edge_runtime.results import Origin, Outcome, Prediction
@@ -71,6 +72,8 @@ class Session:
         except BaseException:
             child.close()
             raise
+        if self._child:
+            self._child.close()
         self._child = child
 
     def _usual_threads(self) -> int:
@@ -118,18 +121,20 @@ class Session:
         details: bool = False,
         progress: Progress | None = None,
     ) -> Outcome:
-        """One item, read or failed: an Outcome either way, with the digest of what was read ("" where it cannot be)."""
-        item = item if isinstance(item, Item) else Item(str(item), (Path(item),))
+        """One item, read or failed: an Outcome either way, with the digest of what was read ("" where it cannot be).
+
+        Raises EdgeError only where the model cannot be started again after an item that ended it.
+        """
+        item = item if isinstance(item, Item) else Item(printable(item), (Path(item),))
         prediction: Prediction | None = None
         error: EdgeError | None = None
         latency: float | None = None
         digest = ""
+        if self._child is None or not self._child.alive:
+            self._start()
         try:
-            if self._child is None or not self._child.alive:
-                self._start()
             meta = {"name": item.name, "paths": [str(path.absolute()) for path in item.paths], "details": details}
-            assert self._child is not None
-            reply, _ = self._child.call("predict", meta, progress=progress)
+            reply, _ = self._running().call("predict", meta, progress=progress)
             prediction = Prediction(reply["kind"], reply["summary"], reply["fields"])
             latency, digest = reply["latency_ms"], reply["item_digest"]
         except EdgeError as caught:
@@ -140,7 +145,17 @@ class Session:
         if isinstance(error, BudgetError):
             peak = error.measured_bytes
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        return Outcome(item.name, digest, when, self.origin, prediction, error, latency, peak)
+        return Outcome(
+            item.name, digest, when, self.origin, prediction, error, latency, peak, extra=self._passed_over()
+        )
+
+    def _passed_over(self) -> dict[str, list[str]]:
+        return {"passed_over": list(self.refused)} if self.refused else {}
+
+    def _running(self) -> Child:
+        if self._child is None:
+            raise EngineError("the session is closed: open another")
+        return self._child
 
     def close(self) -> None:
         if self._child:
@@ -166,6 +181,8 @@ def open_session(
 
     Close it, or use it in `with`. Raises BudgetError when nothing fits, EngineError when nothing starts, BundleError.
     """
+    if threads is not None:
+        check_threads(threads)
     if isinstance(bundle, str | os.PathLike):
         bundle = load_bundle(bundle)
     if isinstance(device, str | os.PathLike):

@@ -78,9 +78,7 @@ def fit(array: object, spec: TensorSpec) -> Array:
 
     found = np.asarray(array)
     if spec.dtype == "string":
-        found = found.astype(object) if found.dtype.kind in "OUS" else found
-        if found.dtype != object:
-            raise InputError(f"input {spec.name!r}: found {found.dtype}, wanted strings")
+        found = _strings(found, spec)
     elif spec.dtype in ("bfloat16", "complex64") or found.dtype.kind not in "fiub":
         raise InputError(f"input {spec.name!r}: found {found.dtype}, wanted {spec.dtype} as a numpy array of numbers")
     elif found.dtype != np.dtype(spec.dtype):
@@ -90,6 +88,17 @@ def fit(array: object, spec: TensorSpec) -> Array:
     if not same:
         raise InputError(f"input {spec.name!r}: found shape {list(found.shape)}, wanted {spec}")
     return np.ascontiguousarray(found) if found.ndim else found
+
+
+def _strings(found: Array, spec: TensorSpec) -> Array:
+    import numpy as np
+
+    plain = [one.decode() if isinstance(one, bytes) else one for one in found.ravel().tolist()]
+    if not all(isinstance(one, str) for one in plain):
+        raise InputError(f"input {spec.name!r}: found {found.dtype}, wanted strings")
+    made = np.empty(len(plain), object)
+    made[:] = plain
+    return made.reshape(found.shape)
 
 
 def _cast(found: Array, spec: TensorSpec) -> Array:
@@ -102,8 +111,11 @@ def _cast(found: Array, spec: TensorSpec) -> Array:
     target = np.dtype(spec.dtype)
     if found.dtype.kind == "f" and target.kind != "f":
         raise InputError(f"input {spec.name!r}: found {found.dtype}, wanted {spec.dtype}, and the tensor has no scale")
-    cast = found.astype(target)
-    if target.kind in "iu" and found.dtype.kind in "iu" and not np.array_equal(cast, found):
+    with np.errstate(over="ignore"):
+        cast = found.astype(target)
+    if target.kind in "iub" and found.dtype.kind in "iu" and not np.array_equal(cast, found):
+        raise InputError(f"input {spec.name!r}: found values that {spec.dtype} cannot hold")
+    if target.kind == "f" and found.dtype.kind == "f" and np.isinf(cast).any() and not np.isinf(found).any():
         raise InputError(f"input {spec.name!r}: found values that {spec.dtype} cannot hold")
     return cast
 

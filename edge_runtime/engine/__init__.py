@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("onnxruntime", "litert", "null")
 PROBE_TIMEOUT_S = 120
+MAX_THREADS = 64
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class EngineOptions:
     """`threads`: of one inference."""
 
     threads: int = 1
+
+
+def check_threads(threads: int) -> None:
+    """Raises UsageError for a number that no small device has; thousands make an engine hang."""
+    if not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads: found {threads}, wanted 1 to {MAX_THREADS}")
 
 
 class Program(Protocol):

@@ -65,7 +65,7 @@ class ImageTask:
 def make(bundle: Bundle) -> ImageTask:
     settings = dict(bundle.task)
     top, scores = settings.pop("top", 5), settings.pop("scores", "logits")
-    if set(settings) != {"kind"} or not isinstance(top, int) or top < 1 or scores not in ("logits", "probabilities"):
+    if set(settings) != {"kind"} or type(top) is not int or top < 1 or scores not in ("logits", "probabilities"):
         raise BundleError(f"{bundle.path}: found task {dict(bundle.task)}, wanted top (1 or more), scores")
     if not bundle.labels:
         raise BundleError(f"{bundle.path}: found no labels, wanted one for each number that the model gives")

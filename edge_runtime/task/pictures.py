@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Phones give 8 to 48 megapixels. A picture is decoded whole, 3 bytes a pixel, and that must fit small budgets.
 MAX_PIXELS = 25_000_000
+# Before a JPEG is reduced while it is decoded.
+MAX_STATED_PIXELS = 200_000_000
 _DECODERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 
@@ -48,6 +50,12 @@ def load_image(path: Path, content: bytes, *, draft_side: int | None = None, upr
     Image.MAX_IMAGE_PIXELS = None  # our own limit below is lower, and says what was found
     try:
         with Image.open(io.BytesIO(content), formats=_DECODERS) as image:
+            stated = image.width * image.height
+            if not 1 <= stated <= MAX_STATED_PIXELS:
+                raise InputError(
+                    f"{path}: found {image.width} x {image.height} pixels, "
+                    f"wanted at most {MAX_STATED_PIXELS // 10**6} million"
+                )
             times = max(image.size) // draft_side if draft_side else 1
             if times > 1:  # the decoder of JPEG can give a half, a quarter or an eighth
                 image.draft("RGB", (image.width // times, image.height // times))
@@ -66,6 +74,8 @@ def load_image(path: Path, content: bytes, *, draft_side: int | None = None, upr
         raise
     except OSError as error:
         found = error.strerror or str(error).replace("<_io.BytesIO object at ", "<").split(" <")[0]
+        if "broken data stream" in found:  # what the decoder of progressive JPEG says for want of memory, too
+            found += " (or one too large for the memory allowed)"
         raise InputError(f"{path}: {found}, wanted an image ({', '.join(_DECODERS)})") from error
     except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and their own on damaged files
         raise InputError(f"{path}: damaged image: {type(error).__name__}: {error}") from error

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import BundleError, InputError
+from edge_runtime.items import printable
 from edge_runtime.results import Prediction
 from edge_runtime.task import Answer, Feed
 from edge_runtime.task.cells import features
@@ -84,7 +85,7 @@ class SlidesTask:
                 pixels = self.preprocessing.fit_size(picture)
                 measured = number < MEASURE_FIRST or number % MEASURE_EVERY == 0
                 number += 1
-                tag = _Tag(image.name, box, features(pixels) if measured else None)
+                tag = _Tag(printable(image.name), box, features(pixels) if measured else None)
                 yield Feed({spec.name: self.preprocessing.tensor(pixels, spec)}, tag, done, total)
             seen["images"] += 1
 
@@ -107,7 +108,7 @@ class SlidesTask:
         field = survey(rgb)
         seen.update(white_cells=field.white, cut=field.cut, small=field.small, clumps=field.clumps)
         if field.problem or not len(field):
-            seen.unreadable[image.name] = field.problem or "no whole cell"
+            seen.unreadable[printable(image.name)] = field.problem or "no whole cell"
         for cell in cut_out(rgb, field):
             yield cell.box, fromarray(cell.crop)
 
@@ -150,4 +151,8 @@ def make(bundle: Bundle) -> SlidesTask:
     if set(settings) != {"kind", "calibration"} or not isinstance(settings["calibration"], dict):
         raise BundleError(f"{bundle.path}: found task settings {sorted(settings)}, wanted kind and calibration")
     preprocessing = Preprocessing.from_json(bundle.preprocessing, str(bundle.path))
-    return SlidesTask(bundle.path, preprocessing, Calibration.from_json(settings["calibration"]), [])
+    try:
+        calibration = Calibration.from_json(settings["calibration"])
+    except BundleError as error:
+        raise BundleError(f"{bundle.path}: {error.message}") from error
+    return SlidesTask(bundle.path, preprocessing, calibration, [])

@@ -84,6 +84,11 @@ def test_the_same_for_a_person(means: Path, tmp_path: Path):
         (["loop", "MEANS", "none", "--journal", "JOURNAL"], 1, "wanted one to watch"),
         (["loop", "MEANS", ".", "--journal", "JOURNAL", "--settle", "3"], 2, "with one of the units"),
         (["pack", "nowhere", "-o", "x.edge"], 1, "wanted a description"),
+        (["run", "MEANS", "x.png", "--threads", "100000"], 2, "wanted 1 to 64"),
+        (["run", "MEANS", "x.png", "--cells"], 2, "--cells goes with --json"),
+        (["inspect", "MEANS", "--card", "--json"], 2, "give one of them"),
+        (["doctor", "--self-test", "--bundle", "MEANS"], 2, "wanted slides"),
+        (["phantom", "/proc/nowhere"], 2, "wanted a folder to write to"),
         (["juggle"], 2, "invalid choice"),
         ([], 2, "required"),
     ],
@@ -143,6 +148,16 @@ def test_a_closed_pipe_is_not_an_error():
     done = subprocess.run(f"{sys.executable} -m edge_runtime devices | head -1", shell=True, capture_output=True)
     assert done.returncode == 0
     assert done.stderr == b""
+
+
+def test_a_full_disk_behind_stdout_is_an_error_in_words():
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "edge_runtime", "devices"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 def test_every_verb_has_help():

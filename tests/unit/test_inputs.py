@@ -59,6 +59,9 @@ def test_arrays_are_cast_to_fit(array: object, spec: TensorSpec, wanted: str):
         ([1.5, 2.0], TensorSpec("x", (2,), "int32"), "no scale"),
         (["a", "b"], INT8, "array of numbers"),
         ([1, 2], TensorSpec("x", (2,), "string"), "wanted strings"),
+        (["a", None], TensorSpec("x", (2,), "string"), "wanted strings"),
+        ([2, 0], TensorSpec("x", (2,), "bool"), "cannot hold"),
+        ([1e9, 0.0], TensorSpec("x", (2,), "float16"), "cannot hold"),
         ([1, 2], TensorSpec("x", (2,), "bfloat16"), "wanted bfloat16"),
     ],
 )
@@ -82,6 +85,15 @@ def test_folders_of_folders_are_slides_and_other_files_are_passed_over(slides: P
     assert [Path(item.name).name for item in find_items([slides])] == ["a", "b"]
     assert [path.name for path in Item("b", (slides / "b",)).images()] == ["C2_1.JPG"]
     assert [item.name for item in find_items([slides / "a" / "C1_1.png"])] == [str(slides / "a" / "C1_1.png")]
+
+
+def test_images_beside_folders_of_images_are_a_question_and_not_a_guess(slides: Path):
+    (slides / "preview.png").write_bytes(b"x")
+    with pytest.raises(InputError, match="beside folders of images"):
+        find_items([slides])
+    (slides / "deep" / "day1").mkdir(parents=True)
+    with pytest.raises(InputError, match="found no image"):
+        Item("x", (slides / "deep",)).images()
 
 
 def test_slides_by_the_names_of_their_images(slides: Path):
@@ -150,6 +162,7 @@ def good_png() -> bytes:
         (good_png()[:-900], "truncated|damaged"),
         (png_of_size(0, 0), "bad.png"),
         (png_of_size(20_000, 20_000), "found 20000 x 20000 pixels"),
+        (png_of_size(6_000, 6_000), "wanted at most 25 million"),
         (png_of_size(2**31 - 1, 1), "pixels"),
         (b"GIF89a" + bytes(90), "wanted an image"),
     ],

@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import edge_runtime as edge
-from edge_runtime.errors import InputError, JournalError, UsageError
+from edge_runtime.errors import EdgeError, InputError, JournalError, UsageError
 from edge_runtime.journal import Journal, parse_since
 from edge_runtime.loop import run_loop, watch
 from tests.conftest import picture, small_device
@@ -42,7 +43,7 @@ def test_every_item_once_and_again_only_when_it_changed(means: Path, folder: Pat
     os.utime(folder / "red.png", (1, 1))  # copied again: other times, the same contents
     assert read(means, folder, journal) == []
     picture(folder / "red.png", (1, 2, 3))
-    assert read(means, folder, journal) == [str(folder / "red.png")]
+    assert read(means, folder, journal) == ["red.png"]
     with Journal(journal) as book:
         assert len(book) == 4
 
@@ -53,7 +54,7 @@ def test_a_bad_item_is_recorded_once_and_the_others_are_read(means: Path, folder
     assert len(read(means, folder, tmp_path / "j.db")) == 5
     assert read(means, folder, tmp_path / "j.db") == []
     with Journal(tmp_path / "j.db") as book:
-        errors = {Path(one["item"]).name: one["error"] for one in book.outcomes() if one["error"]}
+        errors = {one["item"]: one["error"] for one in book.outcomes() if one["error"]}
     assert errors["broken.png"]["type"] == errors["empty-slide"]["type"] == "InputError"
     assert "found no image" in errors["empty-slide"]["message"]
 
@@ -74,13 +75,72 @@ def test_half_copied_and_hidden_files_are_not_read_early(folder: Path):
     writer.start()
     try:
         items = watch(folder, settle_s=0.4, poll_s=0.05)
-        early = {Path(next(items).name).name for _ in range(3)}
+        early = {next(items).name for _ in range(3)}
         assert early == {"red.png", "green.png", "blue.png"}
         stop.set()
-        assert Path(next(items).name).name == "growing.png"
+        assert next(items).name == "growing.png"
     finally:
         stop.set()
         writer.join()
+
+
+def test_an_item_that_changes_while_it_is_read_is_not_recorded_as_what_it_was(
+    means: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = edge.Session.run
+    first = []
+
+    def run_and_change(self: edge.Session, item: edge.Item, **options: Any) -> edge.Outcome:
+        outcome = run(self, item, **options)
+        if item.name == "red.png" and not first:
+            first.append(picture(folder / "red.png", (0, 0, 255), (9, 9)))
+        return outcome
+
+    monkeypatch.setattr(edge.Session, "run", run_and_change)
+    assert sorted(read(means, folder, tmp_path / "j.db")) == ["blue.png", "green.png", "red.png"]
+    with Journal(tmp_path / "j.db") as book:
+        (red,) = (one for one in book.outcomes() if one["item"] == "red.png")
+    assert red["labels"][0]["label"] == "blue"
+
+
+def test_a_folder_or_a_slide_that_goes_away_and_comes_back(folder: Path, tmp_path: Path):
+    told: list[str] = []
+    items = watch(folder, settle_s=0, poll_s=0.01, notice=told.append)
+    assert [next(items).name for _ in range(3)] == ["blue.png", "green.png", "red.png"]
+    away = folder.rename(tmp_path / "away")
+    threading.Timer(0.2, lambda: away.rename(folder)).start()
+    assert next(items).name == "blue.png"
+    assert len(told) == 1
+    with pytest.raises(InputError, match="wanted one to watch"):
+        watch(tmp_path / "nowhere")
+
+
+def test_names_that_are_not_utf8_and_names_with_newlines(means: Path, tmp_path: Path):
+    for name in (b"bad\xff.png", b"two\nlines.png"):
+        picture(tmp_path / "in" / os.fsdecode(name), (255, 0, 0))
+    assert read(means, tmp_path / "in", tmp_path / "j.db") == ["bad\\xff.png", "two\\nlines.png"]
+    assert read(means, tmp_path / "in", tmp_path / "j.db") == []
+
+
+def test_a_model_that_cannot_be_started_again_is_not_charged_to_the_slide(means: Path, folder: Path, tmp_path: Path):
+    copy = tmp_path / "means.edge"
+    copy.write_bytes(means.read_bytes())
+    with edge.open_session(copy, small_device()) as session, Journal(tmp_path / "j.db") as book:
+        copy.unlink()
+        session._running().close()
+        with pytest.raises(EdgeError):
+            next(run_loop(session, watch(folder, once=True, settle_s=0), book))
+        assert len(book) == 0
+
+
+def test_a_loop_that_is_told_to_end_ends_well(means: Path, folder: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "edge_runtime", "loop", str(means), str(folder), "--settle", "0s"]
+    with subprocess.Popen([*command, "--journal", str(tmp_path / "j.db")], stdout=subprocess.PIPE, text=True) as loop:
+        assert loop.stdout
+        for _ in range(3):
+            loop.stdout.readline()
+        loop.terminate()
+        assert loop.wait(20) == 0
 
 
 def test_a_killed_loop_resumes_to_exactly_the_full_set(means: Path, tmp_path: Path):
@@ -100,7 +160,7 @@ def test_a_killed_loop_resumes_to_exactly_the_full_set(means: Path, tmp_path: Pa
                     break
     with Journal(tmp_path / "j.db") as book:
         recorded = [one["item"] for one in book.outcomes()]
-    assert sorted(recorded) == sorted(str(path) for path in incoming.iterdir())
+    assert sorted(recorded) == sorted(path.name for path in incoming.iterdir())
     assert set(acknowledged) <= set(recorded)
 
 

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from edge_runtime.bundle import load_bundle, pack
 from edge_runtime.child import memory_status
 from edge_runtime.errors import BudgetError, BundleError, EdgeError, EngineError, InputError
 from edge_runtime.guard import Child, Limits
+from edge_runtime.phantom import Phantom, write_slide
 from edge_runtime.planner import explain, plan
-from tests.conftest import IMAGE_TASK, LABELS, PREPROCESSING, null_model, picture, small_device
+from edge_runtime.profile import Budget
+from tests.conftest import IMAGE_TASK, LABELS, PREPROCESSING, ROOT, null_model, picture, small_device
 
 MIB = 1 << 20
 
@@ -102,7 +106,10 @@ class Hungry:
         elif op == "signal":
             os.kill(os.getpid(), meta["signal"])
         elif op == "sleep":
-            __import__("time").sleep(60)
+            time.sleep(60)
+        elif op == "slow":
+            time.sleep(0.15)
+            progress(1, 2)
         return {"peak": memory_status().get("VmHWM", 0)}, arrays
 
 
@@ -142,6 +149,53 @@ def test_a_model_that_never_answers_is_stopped():
     with pytest.raises(EngineError, match="no sign of life"):
         child.call("sleep", {})
     assert not child.alive
+
+
+def test_a_child_left_in_the_middle_of_an_answer_is_never_asked_again():
+    """The next caller would be given the answer that was left behind: another slide's verdict."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    child = small_child()
+    with pytest.raises(KeyboardInterrupt):
+        child.call("slow", {}, progress=interrupt)
+    assert not child.alive
+
+
+def test_a_hanging_model_does_not_outlive_a_parent_that_is_killed():
+    code = (
+        "from tests.unit.test_session import small_child\n"
+        "child = small_child()\nprint(child._process.pid, flush=True)\nchild.call('sleep', {})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        time.sleep(0.3)
+        parent.kill()
+    for _ in range(50):
+        status = Path(f"/proc/{pid}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("the child still runs")
+
+
+def test_arrays_larger_than_the_limit_are_a_breach(models: Path):
+    program = edge.open_program(models / "fp32.onnx", device=small_device(90 * MIB))
+    with program, pytest.raises(BudgetError, match="allowed 90 MiB"):
+        program.run({"image": np.zeros((200_000, 3, 8, 8), np.float32)})
+
+
+def test_what_fits_by_the_measured_cost_runs_inside_it(tmp_path: Path):
+    """Five per cent above the measured peak: address space that libraries reserve must not count as used."""
+    write_slide(tmp_path / "slide", Phantom(88, 8))
+    machine = edge.load_profile("this-device")
+    for variant, engine in (("fp32", "onnxruntime"), ("int8-lite", "litert")):
+        cost = load_bundle("malaria").variant(variant).costs[f"{engine}/{machine.arch}"]
+        device = replace(machine, budget=Budget(int(cost.ram_bytes * 1.05), 64 * MIB))
+        with edge.open_session("malaria", device, variant=variant, threads=1) as session:
+            assert session.run(tmp_path / "slide").error is None
 
 
 def test_arrays_cross_unchanged():
