@@ -1,0 +1,117 @@
+"""The words of the command line: verbs, options and their help. What a verb does stands in cli.py."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+
+from edge_runtime import __version__
+
+Verb = Callable[[argparse.Namespace], int]
+SLIDE_NAME_HELP = (
+    "a regular expression: images below PATH whose names match it alike are one slide "
+    "(its first group, where it has one); for cell images of many slides in one folder"
+)
+
+
+def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
+    """The parser; `run` has the function of each verb, which gets the parsed arguments and returns the exit code."""
+    top = argparse.ArgumentParser(
+        prog="edge-runtime",
+        description="Run compressed models on the devices that people really have, inside their memory and storage.",
+        epilog="Exit codes: 0 done, 1 something could not be done, 2 usage, 3 does not fit the device's budget, "
+        "130 or 143 stopped by Ctrl-C or SIGTERM (a loop ends with 0 then).",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"edge-runtime {__version__}")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+
+    def verb(name: str, about: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+        made.set_defaults(verb=run[name])
+        made.add_argument("--json", action="store_true", help="JSON, one object a line, on stdout")
+        return made
+
+    one = verb("devices", "list the device profiles, or show one with the source of each fact")
+    shows = one.add_subparsers(metavar="[show NAME]")
+    show = shows.add_parser("show", help="one profile, with the source of each fact", allow_abbrev=False)
+    show.add_argument("name", metavar="NAME", help="a profile's name, a .toml file, or this-device")
+    show.add_argument("--json", action="store_true", help="JSON on stdout")
+    one.set_defaults(name=None)
+
+    one = verb("doctor", "say what this device is and which engines work on it")
+    _device(one)
+    one.add_argument("--self-test", action="store_true", help="read rendered slides whose answer is known")
+    one.add_argument("--bundle", default="malaria", help="the bundle for the self-test (default: malaria)")
+
+    one = verb("inspect", "show what is in a bundle, and check every digest")
+    _bundle(one)
+    one.add_argument("--card", action="store_true", help="print the model card")
+
+    one = verb("fit", "which variant on which engine fits a device, and why the others do not")
+    _bundle(one)
+    _device(one)
+    one.add_argument("--engine", help="consider this engine only")
+    one.add_argument("--here", action="store_true", help="count only engines that work on this machine")
+
+    one = verb("run", "read slides or images")
+    _bundle(one)
+    one.add_argument("paths", nargs="+", metavar="PATH", help="an image, a slide's folder, or a folder of slides")
+    _model(one)
+    one.add_argument("--cells", action="store_true", help="with --json, also the score of every cell")
+
+    one = verb("loop", "watch a folder, read what appears, record it; picks up where it stopped")
+    _bundle(one)
+    one.add_argument("folder", help="each sub-folder and each image in it is an item")
+    one.add_argument("--journal", required=True, metavar="FILE", help="the SQLite file to record to")
+    _model(one)
+    one.add_argument("--once", action="store_true", help="read what is there and end")
+    one.add_argument("--retry", action="store_true", help="read again what was recorded with an error")
+    one.add_argument("--settle", default="3s", help="read an item when nothing in it changed so long (default: 3s)")
+    one.add_argument("--poll", default="1s", help="how often to look (default: 1s)")
+
+    one = verb("journal", "print what was recorded")
+    one.add_argument("journal", metavar="FILE")
+    one.add_argument("--since", help="today, yesterday, 7d, 12h, or a date such as 2026-11-30")
+    one.add_argument("--csv", action="store_true", help="CSV with a header line")
+
+    one = verb("pack", "make a bundle from a folder with a bundle.json, its models and a card")
+    one.add_argument("folder")
+    one.add_argument("-o", "--output", required=True, metavar="FILE.edge")
+
+    one = verb("phantom", "render a slide with known infected cells: proves the path, not the clinic")
+    one.add_argument("folder")
+    one.add_argument("--cells", type=_count, default=1000)
+    one.add_argument("--infected", type=_count, default=0)
+    one.add_argument("--seed", type=_count, default=1)
+    return top
+
+
+def _bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="a .edge file, or malaria for the one that came with the package")
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="this-device", metavar="NAME", help="whose budget (default: this-device)")
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    _device(parser)
+    parser.add_argument("--engine", help="onnxruntime, litert or null (default: as `fit` says)")
+    parser.add_argument("--variant", help="one of the bundle's variants (default: as `fit` says)")
+    parser.add_argument(
+        "--threads", type=_positive, help="of one inference (default: one for small models, else the device's)"
+    )
+    parser.add_argument("--slide-name", metavar="REGEX", help=SLIDE_NAME_HELP)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError("found 0, wanted 1 or more")
+    return int(text)
