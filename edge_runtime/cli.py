@@ -301,15 +301,13 @@ def _csv(rows: Iterator[dict[str, Any]]) -> None:
     writer.writerow(CSV_FIELDS)
     for one in rows:
         one["error"] = one["error"]["message"] if one["error"] else None
-        one["reasons"] = "; ".join(one.get("reasons", ()))
+        one["reasons"] = " ".join(one.get("reasons", ()))
         writer.writerow([one.get(field) for field in CSV_FIELDS])
 
 
 def _line(plain: dict[str, Any]) -> str:
     if plain["kind"] == "slides":
-        return (
-            f"{plain['verdict']}, {plain['cells']} cells, {plain['infected']} infected; {'; '.join(plain['reasons'])}"
-        )
+        return f"{plain['verdict']}, {plain['cells']} cells, {plain['infected']} infected; {' '.join(plain['reasons'])}"
     return ", ".join(f"{one['label']} {one['score']:.3f}" for one in plain.get("labels", ())[:3])
 
 

@@ -83,14 +83,16 @@ def costs(bundle: Any) -> list[str]:
             found = [one.costs.get(f"{engine}/{arch}") for arch in arches]
             cells = [format_bytes(cost.ram_bytes) if cost else "no wheel" for cost in found]
             text.append(f"| {one.name} on {engine} | {' | '.join(cells)} |")
-    places = sorted(
-        {f"{key.split('/')[1]}: {cost.where}" for one in bundle.variants for key, cost in one.costs.items()}
-    )
-    return [*text, "", "Measured. " + "; ".join(places) + "."]
+    places = {
+        key.split("/")[1]: cost.where.partition(";")[0] for one in bundle.variants for key, cost in one.costs.items()
+    }
+    return [*text, "", "Each " + "; ".join(f"{where} ({arch})" for arch, where in sorted(places.items())) + "."]
 
 
 def bench() -> list[str]:
-    text = ["| `run` against a bare script, one core | cells | time, ratio | memory, bare / child / parent |"]
+    text = [
+        "| `run` against a bare script, one core (goals: 1.10, 10 MiB) | cells | time, ratio | bare / child / parent |"
+    ]
     text.append("| --- | ---: | ---: | ---: |")
     for line in (MODEL / "bench.jsonl").read_text().splitlines():
         one = json.loads(line)

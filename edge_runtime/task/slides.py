@@ -138,7 +138,7 @@ def _summary(fields: dict[str, Any]) -> str:
         low, high = fields["interval_percent"]
         text += f", {fields['parasitaemia_percent']:.2g} % ({low:.2g} to {high:.2g}), "
         return text + f"about {_two_figures(fields['parasites_per_ul']):,} per microlitre"
-    return f"{text}; {'; '.join(fields['reasons'])}"
+    return f"{text}. {' '.join(fields['reasons'])}"
 
 
 def _two_figures(value: float) -> int:

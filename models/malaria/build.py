@@ -41,7 +41,8 @@ def costs(path: Path, digest: str) -> dict[str, Any]:
     for line in path.read_text().splitlines() if path.is_file() else []:
         row = json.loads(line)
         if row["sha256"] == digest:
-            where = f"reading a 12-megapixel JPEG of a field on {row['where']}, {row['engine_version']}"
+            version = row["engine_version"].removeprefix(row["engine"]).strip()
+            where = f"reading a 12-megapixel JPEG of a field on {row['where']}; {row['engine']} {version}"
             cost = {"ram_bytes": row["ram_bytes"], "storage_bytes": 0, "basis": "measured", "where": where}
             found[f"{row['engine']}/{row['arch']}"] = cost
     return found
