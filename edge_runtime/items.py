@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_runtime.digest import blake2b, sha256
 from edge_runtime.errors import InputError, UsageError
@@ -23,6 +24,15 @@ IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".w
 # A whole thin film read cell by cell is 5,000 to 20,000 images; far more than that is the wrong folder.
 MAX_IMAGES = 50_000
 MAX_BYTES = 64 << 20  # of one image
+
+
+class Content(NamedTuple):
+    """One image of an item, read: the `number`th of `total`."""
+
+    path: Path
+    number: int
+    total: int
+    content: bytes
 
 
 class ItemDigest:
@@ -65,12 +75,13 @@ class Item:
             raise InputError(f"{path}: found no image, {wanted}", hint=hint)
         return found
 
-    def contents(self, digest: ItemDigest | None = None) -> Iterator[tuple[Path, int, bytes]]:
-        """The images with their number from 1 on and their bytes, sorted by name; `digest` is fed what is read.
+    def contents(self, digest: ItemDigest | None = None) -> Iterator[Content]:
+        """The images with their bytes, sorted by name; `digest` is fed what is read.
 
         Raises InputError: nothing there, not readable, empty, or larger than MAX_BYTES.
         """
-        for number, path in enumerate(self.images(), 1):
+        images = self.images()
+        for number, path in enumerate(images, 1):
             try:
                 # unbuffered: thousands of small files are the usual slide
                 with open(path, "rb", buffering=0) as stream:
@@ -82,7 +93,7 @@ class Item:
                 raise InputError(f"{path}: {error.strerror}, wanted an image") from error
             if digest:
                 digest.add(path.name, content)
-            yield path, number, content
+            yield Content(path, number, len(images), content)
 
     def digest(self) -> str:
         """BLAKE2b of 256 bits over the names and the contents of the images: the same slide copied elsewhere has the
@@ -115,12 +126,12 @@ def is_image(name: str) -> bool:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    found: list[Path] = []
+    found: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if is_image(entry.name) and entry.is_file():
-                    found.append(Path(entry.path))
+                    found.append(entry.name)
                     if len(found) > MAX_IMAGES:
                         raise InputError(
                             f"{folder}: found more than {MAX_IMAGES} images, wanted the images of one slide",
@@ -128,7 +139,8 @@ def _images_in(folder: Path) -> list[Path]:
                         )
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}") from error
-    return sorted(found)
+    # sorted as text: comparing thousands of paths costs more than reading them
+    return [folder / name for name in sorted(found)]
 
 
 def find_items(paths: Iterable[str | os.PathLike[str]], slide_name: str | None = None) -> list[Item]:

@@ -39,10 +39,9 @@ class ImageTask:
             )
 
     def feeds(self, item: Item, inputs: tuple[TensorSpec, ...], digest: ItemDigest | None = None) -> Iterator[Feed]:
-        found = len(item.images())
-        if found != 1:
-            raise InputError(f"{item.name}: found {found} images, wanted one", hint="give the images themselves")
-        for path, number, content in item.contents(digest):
+        for path, number, found, content in item.contents(digest):
+            if found != 1:
+                raise InputError(f"{item.name}: found {found} images, wanted one", hint="give the images themselves")
             pixels = self.preprocessing.fit_size(load_image(path, content, upright=True))
             yield Feed({inputs[0].name: self.preprocessing.tensor(pixels, inputs[0])}, path.name, number, found)
 

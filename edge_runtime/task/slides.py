@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.errors import BundleError, InputError
 from edge_runtime.items import printable
@@ -48,8 +48,7 @@ FIELD_SIDE = 1600
 MEASURE_FIRST, MEASURE_EVERY = 128, 32
 
 
-@dataclass(frozen=True)
-class _Tag:
+class _Tag(NamedTuple):
     file: str
     box: Box | None
     features: NDArray[np.float32] | None
@@ -79,8 +78,7 @@ class SlidesTask:
         seen = _Seen()
         self.seen[:] = [seen]
         spec, number = inputs[0], 0
-        total = len(item.images())
-        for image, done, content in item.contents(digest):
+        for image, done, total, content in item.contents(digest):
             for box, picture in self._cells(image, content, seen):
                 pixels = self.preprocessing.fit_size(picture)
                 measured = number < MEASURE_FIRST or number % MEASURE_EVERY == 0

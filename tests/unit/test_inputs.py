@@ -144,8 +144,8 @@ def png_of_size(width: int, height: int) -> bytes:
 
 def load(path: Path, **options: Any) -> Image.Image:
     """Read and decode, as a task does."""
-    ((found, _, content),) = Item(path.name, (path,)).contents()
-    return load_image(found, content, **options)
+    (found,) = Item(path.name, (path,)).contents()
+    return load_image(found.path, found.content, **options)
 
 
 def good_png() -> bytes:
