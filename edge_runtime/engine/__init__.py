@@ -50,11 +50,10 @@ class Program(Protocol):
 
 
 class Engine(Protocol):
-    """A module. `NAME`; `FORMATS` are the variant formats that it loads; `PACKAGE` is what pip installs."""
+    """A module. `NAME` is the file's; `FORMATS` are the variant formats that it loads."""
 
     NAME: str
     FORMATS: tuple[str, ...]
-    PACKAGE: str
 
     def missing(self) -> str | None:
         """None where it can be used, else why not. Imports the engine: call it in a child process."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 NAME = "litert"
 FORMATS: tuple[str, ...] = ("tflite",)
-PACKAGE = "ai-edge-litert"
 # As in onnxruntime.py; XNNPACK keeps a packed copy of the weights beside the file's.
 _BASE_BYTES = 48 << 20
 _FACTOR = 3

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 NAME = "null"
 FORMATS: tuple[str, ...] = ("null",)
-PACKAGE = "edge-runtime"
 
 
 def missing() -> str | None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 NAME = "onnxruntime"
 FORMATS: tuple[str, ...] = ("onnx",)
-PACKAGE = "onnxruntime"
 _TYPES = {
     "float": "float32",
     "float16": "float16",

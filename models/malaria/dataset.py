@@ -17,8 +17,6 @@ from PIL import Image
 from edge_runtime.task import cells
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PIECES = (("malaria-cells", "train"), ("malaria-cells", "val"), ("malaria-cells", "test"),
-          ("malaria-healthy", "train"), ("malaria-healthy", "val"), ("malaria-healthy", "test"))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -76,26 +76,3 @@ def quantize(folded: Folded, pixels: Pixels, weight_levels: int, share: float = 
         layers.append(done)
         rough, scale = _run_layer(rough, done), done.output_scale
     return IntNet(tuple(layers), folded.head, folded.head_bias)
-
-
-def _run_layer(x: torch.Tensor, layer: IntLayer) -> torch.Tensor:
-    """One 8-bit layer in real numbers: the integers stay below 2**24, so float32 holds them exactly."""
-    steps = torch.round(x / layer.input_scale)
-    total = convolve(
-        steps, layer.weight.astype(np.float32), layer.bias.astype(np.float32), layer.stride, layer.depthwise
-    )
-    gain = torch.from_numpy(layer.scales * layer.input_scale / layer.output_scale)[:, None, None]
-    return torch.clamp(torch.round(total * gain), 0, 255) * layer.output_scale
-
-
-@torch.inference_mode()
-def int_logits(net: IntNet, pixels: Pixels, batch: int = 256) -> Floats:
-    """What the 8-bit files should answer, computed here: uint8 (N,64,64,3) to float32 (N,)."""
-    parts = []
-    for start in range(0, len(pixels), batch):
-        x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch])).permute(0, 3, 1, 2).float() / 255
-        for layer in net.layers:
-            x = _run_layer(x, layer)
-        x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
-        parts.append((x @ torch.from_numpy(net.head) + net.head_bias).numpy())
-    return np.concatenate(parts)

@@ -21,7 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,28 +61,6 @@ FILES = {
     "int8_tflite": "malaria-int8.tflite",
     "fp32_tflite": "malaria-fp32.tflite",
 }
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """What a bundle's header is made of."""
-
-    files: dict[str, Path]  # variant -> file
-    calibration: dict[str, Any]
-    metrics: dict[str, Any]
-    preprocessing: dict[str, Any]
-    labels: tuple[str, ...]
-
-
-def header_pieces(out: Path) -> Pieces:
-    """Reads what `main` wrote: the pieces for packing a bundle, without training anything."""
-    return Pieces(
-        {variant: out / name for variant, name in FILES.items()},
-        json.loads((out / "calibration.json").read_text()),
-        json.loads((out / "metrics.json").read_text()),
-        {"size": device.SIZE, "colour": "RGB", "fit": "square, black around it", "scale": 1 / 255, "offset": 0.0},
-        ("uninfected", "infected"),
-    )
 
 
 def parts(cells: Cells) -> npt.NDArray[np.int64]:
