@@ -76,3 +76,13 @@ def quantize(folded: Folded, pixels: Pixels, weight_levels: int, share: float = 
         layers.append(done)
         rough, scale = _run_layer(rough, done), done.output_scale
     return IntNet(tuple(layers), folded.head, folded.head_bias)
+
+
+def _run_layer(x: torch.Tensor, layer: IntLayer) -> torch.Tensor:
+    """One 8-bit layer in real numbers: the integers stay below 2**24, so float32 holds them exactly."""
+    steps = torch.round(x / layer.input_scale)
+    total = convolve(
+        steps, layer.weight.astype(np.float32), layer.bias.astype(np.float32), layer.stride, layer.depthwise
+    )
+    gain = torch.from_numpy(layer.scales * layer.input_scale / layer.output_scale)[:, None, None]
+    return torch.clamp(torch.round(total * gain), 0, 255) * layer.output_scale
