@@ -117,7 +117,10 @@ def child_main(target: str, lifeline: int = -1) -> None:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    # Ctrl-C reaches the whole group, and a service manager ends every process: the parent decides, else a slide
+    # would be recorded as one that killed its model.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     first = read_frame(requests.read)
     if first is None:
         return
@@ -206,5 +209,8 @@ def _limit_data(allowed: int | None, slack: int) -> None:
     if allowed is None or "VmData" not in status:
         return
     left = max(allowed - status["VmRSS"], 0) + slack
+    limit = status["VmData"] + left
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (status["VmData"] + left, hard))
+    if hard != resource.RLIM_INFINITY:  # somebody set a stricter one outside, and only root may raise it
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

@@ -86,8 +86,7 @@ class Child:
         progress: Progress | None = None,
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         """Ask the Handler. Raises what it raised (an EdgeError), BudgetError over the limit, EngineError on a death."""
-        self._send({"op": op, "meta": meta}, arrays)
-        return self._receive(progress)
+        return self._receive(progress, {"op": op, "meta": meta}, arrays)
 
     @property
     def alive(self) -> bool:
@@ -113,25 +112,34 @@ class Child:
         with contextlib.suppress(BrokenPipeError):
             write_frame(self._process.stdin, plain, arrays)
 
-    def _receive(self, progress: Progress | None) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _receive(
+        self,
+        progress: Progress | None,
+        question: dict[str, Any] | None = None,
+        arrays: Mapping[str, Array] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The answer to `question`, or to what was asked last."""
         plain: dict[str, Any] = {"progress": None}
+        found: dict[str, Array] = {}
         try:
+            if question is not None:
+                self._send(question, arrays)
             while "progress" in plain:
                 frame = read_frame(self._read_exactly)
                 if frame is None:
                     raise self._obituary()
-                plain, arrays = frame
+                plain, found = frame
                 self.peak_bytes = max(self.peak_bytes, plain.get("peak_bytes", 0))
                 if progress and "progress" in plain:
                     progress(*plain["progress"])
         finally:
-            # Left without the whole answer (Ctrl-C, an exception out of `progress`): whoever asks next would be
-            # given this answer for theirs. Such a child is never asked again.
+            # Left without the whole answer (Ctrl-C anywhere in here, an exception out of `progress`): whoever asks next
+            # would be given this answer for theirs. Such a child is never asked again.
             if "progress" in plain:
                 self.close()
         if "error" in plain:
             raise self._rebuilt(plain["error"])
-        return plain["meta"], arrays
+        return plain["meta"], found
 
     def _read_exactly(self, count: int) -> bytes:
         """Bytes of the child's answer; while none come, watch its memory, its words and the clock."""

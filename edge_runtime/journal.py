@@ -34,7 +34,7 @@ _MIGRATIONS = (
             error TEXT,
             outcome TEXT NOT NULL CHECK (json_valid(outcome)),
             UNIQUE (item, item_digest)
-        ) STRICT""",
+        )""",
         "CREATE INDEX outcomes_by_time ON outcomes (recorded)",
     ),
 )
@@ -49,15 +49,23 @@ def _connect(path: Path, create: bool) -> sqlite3.Connection:
     # For reading. A medium that cannot be written has no room for the files beside a WAL database: there it is
     # opened as one that nobody writes.
     last = None
+    log = path.with_name(f"{path.name}-wal")
     for mode in ("mode=ro", "immutable=1"):
-        db = sqlite3.connect(
-            f"{path.absolute().as_uri()}?{mode}", timeout=_BUSY_MS / 1e3, uri=True, isolation_level=None
-        )
+        if mode == "immutable=1" and log.exists() and log.stat().st_size:
+            raise JournalError(
+                f"{path}: found rows that are still in {log.name}, and no right to write beside it, which reading "
+                "them takes",
+                hint=f"copy {path.name} and {log.name} to a folder that can be written, and read them there",
+            )
+        db = None
         try:
+            uri = f"{path.absolute().as_uri()}?{mode}"
+            db = sqlite3.connect(uri, timeout=_BUSY_MS / 1e3, uri=True, isolation_level=None)
             db.execute("PRAGMA user_version").fetchone()
             return db
         except sqlite3.OperationalError as error:
-            db.close()
+            if db:
+                db.close()
             last = error
     raise last or sqlite3.OperationalError("cannot be opened")
 

@@ -119,6 +119,8 @@ def run_loop(
             mark = _mark(item)  # reading it gives the error, which is recorded
             if journal.knows(item.name, digest="", failed=not retry):
                 continue
+        if not any(path.exists() for path in item.paths):
+            continue  # it went away; `watch` gives it again when it comes back
         outcome = session.run(item, progress=progress)
         if _mark(item) != mark:
             continue  # it changed or went away while it was read: what was read is neither the old nor the new

@@ -180,6 +180,24 @@ def test_the_journal_is_durable_and_says_what_it_is(tmp_path: Path):
         Journal(tmp_path / "new.db")
 
 
+def test_a_journal_that_cannot_be_written_is_read_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with Journal(tmp_path / "j.db"):
+        pass
+    connect = sqlite3.connect
+
+    def read_only(path: str, **options: Any) -> sqlite3.Connection:
+        if "mode=ro" in str(path):  # as on a medium that has no room for the files beside it
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(path, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    with Journal(tmp_path / "j.db", create=False) as book:
+        assert list(book.outcomes()) == []
+    (tmp_path / "j.db-wal").write_bytes(b"rows")
+    with pytest.raises(JournalError, match="copy j.db and j.db-wal"):
+        Journal(tmp_path / "j.db", create=False)
+
+
 def test_two_loops_on_one_journal_record_an_item_once(means: Path, folder: Path, tmp_path: Path):
     with edge.open_session(means, small_device()) as session:
         outcome = session.run(folder / "red.png")

@@ -135,6 +135,38 @@ def test_more_memory_than_allowed_is_stopped_with_the_figures(way: str):
     assert not child.alive
 
 
+def test_an_interrupt_while_asking_ends_the_child_too(monkeypatch: pytest.MonkeyPatch):
+    child = small_child()
+    send = child._send
+
+    def interrupted(*arguments: object) -> None:
+        send(*arguments)  # the question is out, its answer will come
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(child, "_send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        child.call("take", {"bytes": 1})
+    assert not child.alive
+
+
+def test_a_stricter_limit_from_outside_is_kept(means: Path, tmp_path: Path):
+    picture(tmp_path / "a.png", (255, 0, 0))
+    command = [sys.executable, "-m", "edge_runtime", "run", str(means), str(tmp_path / "a.png")]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -H -d 1000000; ulimit -S -d 1000000; exec "$@"', "sh", *command],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, "red 1.000" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_child_leaves_it_to_its_parent_to_end():
+    child = small_child()
+    os.kill(child._process.pid, signal.SIGTERM)
+    assert child.call("take", {"bytes": 1})[0]["peak"]
+    child.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGILL, signal.SIGSEGV, signal.SIGKILL])
 def test_a_child_that_dies_is_an_error_with_the_signal(number: signal.Signals):
     child = small_child()
