@@ -134,7 +134,7 @@ def child_main(target: str, lifeline: int = -1) -> None:
         module, _dot, name = target.partition(":")
         made = getattr(importlib.import_module(module), name)(first[0]["spec"])
         handler.append(made)
-        _limit_data(allowed, 0)
+        _limit_data(allowed, LOADING_SLACK_BYTES if first[0]["loads_later"] else 0)
         return getattr(made, "about", {}), {}
 
     alive = _serve_one(answers, start, {}, {})

@@ -177,7 +177,12 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     device = load_profile(arguments.device)
     here = arguments.here or device.name == THIS_DEVICE
-    found = plan(load_bundle(arguments.bundle), device, engine=arguments.engine, here=here)
+    bundle = load_bundle(arguments.bundle)
+    found = plan(bundle, device, engine=arguments.engine, here=here or arguments.measure)
+    if arguments.measure:
+        from edge_runtime.choice import choose
+
+        found = choose(bundle, device, found, notice=_say)
     if arguments.json:
         _print(found.to_json())
     else:
@@ -212,6 +217,8 @@ def _open(arguments: argparse.Namespace) -> Session:
         engine=arguments.engine,
         variant=arguments.variant,
         threads=arguments.threads,
+        measure=False if arguments.no_measure else None,
+        notice=_say,
     )
     for refused in session.refused:
         _say(f"edge-runtime: passed over: {refused}")

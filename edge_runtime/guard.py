@@ -19,7 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,12 @@ _CHILD = (
 
 @dataclass(frozen=True)
 class Limits:
-    """`ram_bytes`: resident memory allowed to the child. `silence_s`: longest wait for a sign of life."""
+    """`ram_bytes`: resident memory allowed to the child. `silence_s`: longest wait for a sign of life. `loads_later`:
+    the Handler loads models when it is asked to, so addresses that are only reserved stay allowed."""
 
     ram_bytes: int | None = None
     silence_s: float = 300.0
+    loads_later: bool = False
 
 
 class Child:
@@ -57,6 +59,9 @@ class Child:
         self.limits = limits or Limits()
         self.predicted_bytes: int | None = spec.get("predicted_bytes")
         self.peak_bytes = 0
+        self.started_s = time.perf_counter()
+        # (seconds since the start, resident bytes), noted as often as the watchdog looks; None: not kept
+        self.trace: list[tuple[float, int]] | None = None
         self._stderr: deque[bytes] = deque(maxlen=64)
         root = str(Path(__file__).resolve().parents[1])
         # Nothing is ever written to it: when this process is gone, however it went, the kernel tells the child.
@@ -72,7 +77,7 @@ class Child:
             pass_fds=(theirs,),
         )
         os.close(theirs)
-        self._send({"op": "start", "spec": spec, "ram_bytes": self.limits.ram_bytes})
+        self._send({"op": "start", "spec": spec, **asdict(self.limits)})
 
     def ready(self) -> dict[str, Any]:
         """Wait until the Handler is made; returns what it says of itself."""
@@ -171,7 +176,10 @@ class Child:
 
     def _watch(self, silent_s: float) -> None:
         allowed = self.limits.ram_bytes
-        self.peak_bytes = max(self.peak_bytes, resident_bytes(self._process.pid))
+        resident = resident_bytes(self._process.pid)
+        self.peak_bytes = max(self.peak_bytes, resident)
+        if self.trace is not None:
+            self.trace.append((time.perf_counter() - self.started_s, resident))
         if allowed is not None and self.peak_bytes > allowed:
             self.close()
             raise self._breach()

@@ -53,6 +53,7 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _device(one)
     one.add_argument("--engine", help="consider this engine only")
     one.add_argument("--here", action="store_true", help="count only engines that work on this machine")
+    one.add_argument("--measure", action="store_true", help="race what fits on this machine, as `run` does once")
 
     one = verb("run", "read slides or images")
     _bundle(one)
@@ -101,6 +102,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", help="one of the bundle's variants (default: as `fit` says)")
     parser.add_argument(
         "--threads", type=_positive, help="of one inference (default: one for small models, else the device's)"
+    )
+    parser.add_argument(
+        "--no-measure", action="store_true", help="choose by rule, and not by a race of some seconds on this machine"
     )
     parser.add_argument("--slide-name", metavar="REGEX", help=SLIDE_NAME_HELP)
 

@@ -19,7 +19,9 @@ Schema 1. Later versions may add fields; they keep these and their meaning. A fi
                    "together_with": [labels measured in turn with this one], "seed"}
     latency_ms    of one inference at batch 1 in a warm process, as this package's engine layer gives it:
                   {"min", "p50", "p90", "p99", "mean", "spread": (p75 - p25) / p50, "n", "interval": [low, high] of p50
-                   (95 %, between processes), "processes": [p50 of each process], "quantiles": 101 numbers, p0 to p100}
+                   (95 %, between processes), "processes": [p50 of each process], "quantiles": 101 numbers, p0 to p100}.
+                  p50 and its interval are of the processes at the machine's full pace (run.settled); all the other
+                  figures are of every inference, the disturbed ones too
     warm_up       {"n": inferences until it settled (median of the processes), "first_ms": the first one's}
     cold_ms       from the start of a process to its first answer: {"p50", "interval", "processes": []}
     load_ms       of that, loading the model: the same fields

@@ -50,10 +50,12 @@ class Program(Protocol):
 
 
 class Engine(Protocol):
-    """A module. `NAME` is the file's; `FORMATS` are the variant formats that it loads."""
+    """A module. `NAME` is the file's; `FORMATS` are the variant formats that it loads; `BATCH` is how many inputs of a
+    small model it is worth giving it together."""
 
     NAME: str
     FORMATS: tuple[str, ...]
+    BATCH: int
 
     def missing(self) -> str | None:
         """None where it can be used, else why not. Imports the engine: call it in a child process."""
@@ -114,12 +116,17 @@ def probe_main(name: str) -> None:
     print(json.dumps({"version": engine.version() if reason is None else None, "reason": reason}))
 
 
+def format_of(model: Path) -> str:
+    """The format of a model file by the ending of its name. Raises UsageError for one that no engine reads."""
+    formats = {".onnx": "onnx", ".ort": "onnx", ".tflite": "tflite", ".null": "null"}
+    if model.suffix.lower() not in formats:
+        raise UsageError(f"{model}: found the ending {model.suffix!r}, wanted one of {', '.join(formats)}")
+    return formats[model.suffix.lower()]
+
+
 def engine_for(model: Path, engine: str | None) -> str:
     """The engine for a single model file: the one named, else the first that reads its format and works here."""
-    formats = {".onnx": "onnx", ".ort": "onnx", ".tflite": "tflite", ".null": "null"}
-    format_ = formats.get(model.suffix.lower())
-    if format_ is None:
-        raise UsageError(f"{model}: found the ending {model.suffix!r}, wanted one of {', '.join(formats)}")
+    format_ = format_of(model)
     names = [engine] if engine else [name for name in ENGINES if format_ in find_engine(name).FORMATS]
     reasons = []
     for name in names:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "null"
 FORMATS: tuple[str, ...] = ("null",)
+BATCH = 4
 
 
 def missing() -> str | None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NAME = "onnxruntime"
 FORMATS: tuple[str, ...] = ("onnx",)
+# Cells a call: measured on x86-64, eight together take three quarters of eight alone, more gain nothing.
+BATCH = 8
 _TYPES = {
     "float": "float32",
     "float16": "float16",
