@@ -5,6 +5,7 @@ all figures, and what repeats the run. One file: no network, no script, no font;
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from edge_runtime.bench import sections
@@ -96,7 +97,7 @@ def _about(rows: Sequence[Row]) -> str:
     subjects = _few([at(row, "subject", "bundle") or at(row, "subject", "path") for row in rows])
     engines = _few([engine(row) for row in rows], 5)
     forms = _few([at(row, "protocol", "form") for row in rows])
-    whens = sorted(str(at(row, "when")) for row in rows if at(row, "when"))
+    whens = sorted(_day(at(row, "when")) for row in rows if at(row, "when"))
     when = (
         escape(whens[0] if whens[0] == whens[-1] else f"{whens[0]} to {whens[-1]}")
         if whens
@@ -111,6 +112,14 @@ def _about(rows: Sequence[Row]) -> str:
         f"<p>{count} of <b>{subjects or 'a model not recorded'}</b> with {engines or 'an engine not recorded'}"
         f'{f", {forms} form" if forms else ""}.</p><p class="soft">Measured on {where}{held}, {when}.</p>'
     )
+
+
+def _day(when: str) -> str:
+    """'2026-12-02 09:14 UTC'; what is no such time stays as it is."""
+    try:
+        return datetime.fromisoformat(when).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError):
+        return when
 
 
 def _few(found: Iterable[object], most: int = 3) -> str:
@@ -145,7 +154,8 @@ def _answer(rows: Sequence[Row]) -> str:
             f'<div class="who">{escape(one.label, 80)}</div>{_sure(one.sure, len(members))}</div>'
             for one in found
         )
-        sentences = "".join(f"<p>{escape(one.sentence, 900)}</p>" for one in found[:3] if len(members) > 1)
+        said = [escape(one.sentence, 900) for one in found if len(members) > 1]
+        sentences = f"<p>{said[0]}</p><p>{' '.join(said[1:])}</p>" if said else ""
         made.append(f'{heading}<div class="answer">{sentences}</div><div class="tiles">{tiles}</div>')
     return f'<section aria-label="The answer">{"".join(made)}</section>' if made else ""
 

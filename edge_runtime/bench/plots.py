@@ -33,10 +33,13 @@ class Axis:
     form: Callable[[float], str]
     log: bool = False
     most: int = 5
+    unit: float = 1.0  # ticks are round in this: 2**20 for mebibytes
+    left: float = _LEFT  # percent of the lane before it
+    width: float = _WIDTH
 
     def place(self, value: float) -> float:
         """Percent of the lane's width, kept inside it."""
-        return _LEFT + _WIDTH * self.share(value)
+        return self.left + self.width * self.share(value)
 
     def share(self, value: float) -> float:
         """0 at the low end, 1 at the high end."""
@@ -47,19 +50,31 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round figures between the ends, about five."""
-        return _log_ticks(self.low, self.high) if self.log else _even_ticks(self.low, self.high, self.most)
+        low, high = self.low / self.unit, self.high / self.unit
+        ticks = _log_ticks(low, high) if self.log else _even_ticks(low, high, self.most)
+        return [tick * self.unit for tick in ticks]
 
 
-def axis(values: Iterable[float], form: Callable[[float], str], *, zero: bool = True, most: int = 5) -> Axis:
-    """An axis for the values: logarithmic where they span more than a factor of 20 and none must stand on zero."""
+def axis(
+    values: Iterable[float], form: Callable[[float], str], *, zero: bool = True, most: int = 5, binary: bool = False
+) -> Axis:
+    """An axis for the values: logarithmic where they span more than a factor of 20 and none must stand on zero.
+    `binary`: of bytes, with ticks that are round in KiB, MiB or GiB."""
     known = sorted(values)
     low, high = (known[0], known[-1]) if known else (0.0, 1.0)
+    unit = 1024.0 ** min(3, int(math.log(high, 1024))) if binary and high >= 1 else 1.0
     if not zero and low > 0 and high / low > 20:
-        return Axis(low / 1.1, high * 1.1, form, log=True, most=most)
+        return Axis(low / 1.1, high * 1.1, form, log=True, most=most, unit=unit)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
-    return Axis(low if zero and low == 0 else low - room, high + room, form, most=most)
+    return Axis(low if zero and low == 0 else low - room, high + room, form, most=most, unit=unit)
+
+
+def from_zero(values: Sequence[float]) -> bool:
+    """Whether an axis for the values shows them well when it starts at zero: they are neither close together, which
+    wants a closer look, nor so far apart that only logarithms show them."""
+    return 2.5 * min(values) < max(values) <= 20 * min(values)
 
 
 def _even_ticks(low: float, high: float, most: int) -> list[float]:
@@ -172,10 +187,7 @@ def curve(
     area = ""
     if fill and places:
         area = f'<polygon class="{kind} area" points="{places[0][0]:.1f},1000 {drawn} {places[-1][0]:.1f},1000"/>'
-    return (
-        f'<svg x="{_LEFT}%" y="{top:g}" width="{_WIDTH}%" height="{height:g}" viewBox="0 0 1000 1000" '
-        f'preserveAspectRatio="none" class="curve">{area}<polyline class="{kind}" points="{drawn}"/></svg>'
-    )
+    return _stretched(f'{area}<polyline class="{kind}" points="{drawn}"/>', across.left, across.width, top, height)
 
 
 def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
@@ -214,45 +226,58 @@ def front(points: Sequence[Point]) -> list[bool]:
 
 def plane(spots: Sequence[Spot], across: Axis, up: Axis, names: tuple[str, str], height: int = 300) -> str:
     """A scatter plot with its front drawn as stairs. `names`: of the axes, units included."""
-    top, bottom = 22.0, height - 34.0
-    parts = []
+    left, width, top, bottom = 15.0, 82.0, 22.0, height - 34.0
+
+    def place(x: float, y: float) -> Point:
+        return left + width * across.share(x), bottom - (bottom - top) * up.share(y)
+
+    parts = [text(0, 12, f"↑ {names[1]}", kind="axisname")]
+    parts.append(text(left + width, height - 4, f"{names[0]} →", anchor="end", kind="axisname"))
     for tick in across.ticks():
-        parts.append(line(across.place(tick), top, across.place(tick), bottom, "grid"))
-        parts.append(text(across.place(tick), bottom + 14, across.form(tick), anchor="middle"))
-    ups = [(tick, bottom - (bottom - top) * up.share(tick)) for tick in up.ticks()]
-    parts += [line(_LEFT, y, _LEFT + _WIDTH, y, "grid") for _, y in ups]
-    corners = sorted({(one.x, one.y) for one in spots if one.front})
-    stairs = [(across.high, corners[-1][1])] if corners else []
-    for place in range(len(corners) - 1, -1, -1):
-        stairs.append(corners[place])
-        stairs.append((corners[place][0], corners[place - 1][1] if place else up.high))
-    drawn = " ".join(f"{across.share(x) * 1000:.1f},{(1 - up.share(y)) * 1000:.1f}" for x, y in stairs)
-    parts.append(
-        f'<svg x="{_LEFT}%" y="{top:g}" width="{_WIDTH}%" height="{bottom - top:g}" viewBox="0 0 1000 1000" '
-        f'preserveAspectRatio="none" class="curve"><polyline class="front" points="{drawn}"/></svg>'
-    )
+        x, _ = place(tick, up.low)
+        parts.append(line(x, top, x, bottom, "grid") + text(x, bottom + 14, across.form(tick), anchor="middle"))
+    for tick in up.ticks():
+        _, y = place(across.low, tick)
+        parts.append(line(left, y, left + width, y, "grid") + text(left - 1.5, y + 4, up.form(tick), anchor="end"))
+    stairs = _stairs(spots, across, up)
+    parts.append(_stretched(f'<polyline class="front" points="{stairs}"/>', left, width, top, bottom - top))
     taken: list[Point] = []
-    for one in sorted(spots, key=lambda spot: spot.front):
-        x, y = across.place(one.x), bottom - (bottom - top) * up.share(one.y)
-        parts.append(f'<g class="{"spot" if one.front else "spot beaten"}"><title>{escape(one.said)}</title>')
-        parts.append(f"{dot(x, y, f'c{one.colour}', 6 if one.front else 4)}")
+    for one in sorted(spots, key=lambda spot: not spot.front):  # the front chooses where its numbers stand
+        x, y = place(one.x, one.y)
+        name = ""
         if one.front or len(spots) <= 16:
             dx, dy = _beside(x, y, taken)
-            parts.append(text(x, y + dy, str(one.number), anchor="middle", kind="spotname", dx=dx))
-        parts.append("</g>")
-    parts += [text(_LEFT, y - 3, up.form(tick), kind="tick halo") for tick, y in ups]
-    parts.append(text(_LEFT, 12, f"↑ {names[1]}", kind="axisname"))
-    parts.append(text(_LEFT + _WIDTH, height - 4, f"{names[0]} →", anchor="end", kind="axisname"))
+            name = text(x, y + dy, str(one.number), anchor="middle", kind="spotname", dx=dx)
+        kind = "spot" if one.front else "spot beaten"
+        mark = dot(x, y, f"c{one.colour}", 6 if one.front else 4)
+        parts.append(f'<g class="{kind}"><title>{escape(one.said)}</title>{mark}{name}</g>')
     said = f"{names[0]} against {names[1]}; on the front: " + ", ".join(str(one.number) for one in spots if one.front)
     return f'<svg class="plane" role="img" aria-label="{escape(said)}" height="{height}">{"".join(parts)}</svg>'
+
+
+def _stairs(spots: Sequence[Spot], across: Axis, up: Axis) -> str:
+    """The front's line: along the smallest to the right, up from the fastest."""
+    corners = sorted({(one.x, one.y) for one in spots if one.front})
+    points: list[Point] = [(corners[0][0], up.high)] if corners else []
+    for (x, y), following in zip(corners, [*corners[1:], None], strict=True):
+        points += [(x, y), (following[0] if following else across.high, y)]
+    return " ".join(f"{across.share(x) * 1000:.1f},{(1 - up.share(y)) * 1000:.1f}" for x, y in points)
+
+
+def _stretched(inside: str, left: float, width: float, top: float, height: float) -> str:
+    """Shapes on a square of 1,000, stretched over a part of the lane."""
+    return (
+        f'<svg x="{left:g}%" y="{top:g}" width="{width:g}%" height="{height:g}" viewBox="0 0 1000 1000" '
+        f'preserveAspectRatio="none" class="curve">{inside}</svg>'
+    )
 
 
 def _beside(x: float, y: float, taken: list[Point]) -> Point:
     """Where a number stands beside its dot so that it covers no other (on a plot of about 480 pixels)."""
     across = x * 4.8
     for dx, dy in ((13, -7), (13, 13), (-13, -7), (-13, 13), (0, -11), (0, 20), (22, 4), (-22, 4)):
-        place = (across + dx, y + dy)
-        if all(abs(place[0] - a) > 16 or abs(place[1] - b) > 12 for a, b in taken):
+        spot = (across + dx, y + dy)
+        if all(abs(spot[0] - a) > 16 or abs(spot[1] - b) > 12 for a, b in taken):
             break
-    taken.append(place)
+    taken += [spot, (across, y)]
     return dx, dy

@@ -9,7 +9,19 @@ from edge_runtime.bench import plots
 from edge_runtime.bench.plots import Axis, Lane, Spot, axis, box, dot, escape, line, text
 from edge_runtime.bench.rows import Row
 from edge_runtime.bench.verdict import groups
-from edge_runtime.bench.words import at, clean, energy, figure, label, millijoules, milliseconds, per_second, size, span
+from edge_runtime.bench.words import (
+    about,
+    at,
+    clean,
+    energy,
+    figure,
+    label,
+    millijoules,
+    milliseconds,
+    per_second,
+    size,
+    span,
+)
 
 _PARTS = ("decode", "preprocess", "infer", "decide")
 _STARTS = ("start of the process", "loading the model", "the first answer")
@@ -55,15 +67,15 @@ def latency(rows: Sequence[Numbered]) -> str:
     if not known:
         return ""
     values = [value for one in known for value in _latencies(one.row)]
-    along = axis(values, milliseconds, zero=len(known) > 1 and max(values) < 8 * min(values))
+    along = axis(values, milliseconds, zero=plots.from_zero(values))
     made = []
     for one in known:
         p50, p99 = at(one.row, "latency_ms", "p50"), at(one.row, "latency_ms", "p99")
         within = at(one.row, "latency_ms", "interval")
-        tail = f", p99 {milliseconds(p99)}" if p99 is not None else ""
-        about = f' <span class="soft">({span(within)})</span>' if within else ""
+        tail = f" p99 {figure(p99)}" if p99 is not None else ""
+        bounds = f' <span class="soft">({span(within)})</span>' if within else ""
         said = f"half of all inferences take at most {milliseconds(p50)}{tail}"
-        made.append(one.lane(_strip(one, along), f"<b>{milliseconds(p50)}</b>{about}{tail}", said))
+        made.append(one.lane(_strip(one, along), f"<b>{milliseconds(p50)}</b>{bounds}{tail}", said))
     note = (
         "One inference at batch 1 in a warm process; left is faster. Upright bar: the median (half take longer). Box: "
         "the middle half. Thin line: 98 of 100. Ring: 1 in 100 takes longer (p99). In brackets, and as the grey bar "
@@ -71,6 +83,8 @@ def latency(rows: Sequence[Numbered]) -> str:
     )
     if along.log:
         note += " <b>The scale is logarithmic.</b>"
+    elif along.low > 0:
+        note += " <b>The scale does not start at zero.</b>"
     return section("Latency", note, plots.lanes(made, along))
 
 
@@ -107,7 +121,11 @@ def memory(rows: Sequence[Numbered]) -> str:
     if not known:
         return ""
     curves = [at(one.row, "memory", "over_time") or [] for one in known]
-    up = axis([at(one.row, "memory", "peak_bytes") for one in known] + [y for curve in curves for _, y in curve], size)
+    up = axis(
+        [at(one.row, "memory", "peak_bytes") for one in known] + [y for curve in curves for _, y in curve],
+        size,
+        binary=True,
+    )
     across = axis([x for curve in curves for x, _ in curve], lambda seconds: f"{figure(seconds)} s")
     height = 44
     made = []
@@ -119,7 +137,7 @@ def memory(rows: Sequence[Numbered]) -> str:
             svg += plots.curve([(x, y) for x, y in curve], across, up, 3, height - 6, f"c{one.colour}", fill=True)
         else:
             svg += box(1, 98, top, height - 3 - top, f"c{one.colour} pale")
-        value = f"<b>{size(peak)}</b> at its peak" + (f", {size(loaded)} when loaded" if loaded is not None else "")
+        value = f"<b>{size(peak)}</b>" + (f", loaded {size(loaded)}" if loaded is not None else "")
         made.append(one.lane(svg, value, f"{size(peak)} at its peak", height))
     note = (
         "Resident memory of the process from its start, all on one scale; the thin line is the peak that the system "
@@ -172,9 +190,9 @@ def cold_start(rows: Sequence[Numbered]) -> str:
         svg = _stack(parts, _STARTS, along)
         if within:
             svg += _whisker(along.place(within[0]), along.place(within[1]), 13)
-        about = f' <span class="soft">({span(within)})</span>' if within else ""
+        bounds = f' <span class="soft">({span(within)})</span>' if within else ""
         said = ", ".join(f"{name} {milliseconds(part)}" for name, part in zip(_STARTS, parts, strict=True) if part)
-        made.append(one.lane(svg, f"<b>{milliseconds(cold)}</b>{about}", said))
+        made.append(one.lane(svg, f"<b>{milliseconds(cold)}</b>{bounds}", said))
     note = (
         "From the start of a process to its first answer: what somebody waits for who starts the tool. The whisker "
         "is the uncertainty of the whole (95 %)."
@@ -207,13 +225,12 @@ def energy_per_item(rows: Sequence[Numbered]) -> str:
             svg += box(along.place(0), along.place(net), 5, 16, "hatched outline")
         if by is not None:
             svg += _whisker(along.place(net - by), along.place(net + by), 13)
-        about = f" ±{figure(by)}" if by is not None else ""
-        value = f'<b>{figure(net)}{about} mJ</b> <span class="soft">{escape(basis, 40)}</span>'
+        value = f'<b>{figure(net)}{about(by)} mJ</b> <span class="soft">{escape(basis, 40)}</span>'
         made.append(one.lane(svg, value, energy(one.row)))
     said = dict.fromkeys(clean(at(one.row, "energy", "about"), 200) for one in known if at(one.row, "energy", "about"))
     note = (
         "Of one inference, with the idle device's power subtracted; the whisker is the uncertainty. Hatched and marked "
-        f"modelled: computed, not measured. {escape('; '.join(said))}"
+        f"modelled: computed, not measured. {escape('; '.join(said))}{'.' if said else ''}"
     )
     return section("Energy", note, plots.lanes(made, along))
 
@@ -244,8 +261,9 @@ def _plane(rows: Sequence[Numbered], path: tuple[str, ...], title: str) -> str:
     places = [(float(at(one.row, "latency_ms", "p50")), float(at(one.row, *path))) for one in known]
     if len(set(places)) < 2:
         return ""
-    across = axis([x for x, _ in places], milliseconds, zero=False)
-    up = axis([y for _, y in places], size, zero=False)
+    xs, ys = ([place[which] for place in places] for which in (0, 1))
+    across = axis(xs, milliseconds, zero=plots.from_zero(xs))
+    up = axis(ys, size, zero=plots.from_zero(ys), binary=True)
     standing = plots.front(places)
     spots, chosen = [], []
     for one, (x, y), stands in sorted(zip(known, places, standing, strict=True), key=lambda found: found[1]):

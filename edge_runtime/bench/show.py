@@ -87,7 +87,7 @@ def as_table(rows: Iterable[Row], width: int = 120) -> str:
     common = []
     if len(rows) > 1:
         common = [column for column in columns if not column.right and len({column.cell(row) for row in rows}) == 1]
-    lines = [f"all rows: {', '.join(f'{one.head} {one.cell(rows[0])}' for one in common)}"] if common else []
+    lines = [f"all rows: {', '.join(f'{_once(one, rows[0])}' for one in common)}"] if common else []
     labels = _lay("label", [label(row, 44) for row in rows], right=False)
     block: list[list[str]] = [labels]
     for column in columns:
@@ -101,6 +101,10 @@ def as_table(rows: Iterable[Row], width: int = 120) -> str:
     lines += _join(block)
     said = remarks(rows)
     return "\n".join([*lines, *([""] if said else []), *said, ""])
+
+
+def _once(column: Column, row: Row) -> str:
+    return column.cell(row) if column.head == "valid" else f"{column.head} {column.cell(row)}"
 
 
 def _lay(head: str, cells: list[str], right: bool) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from edge_runtime.bench.rows import Row
 from edge_runtime.bench.words import (
+    about,
     at,
     clean,
     figure,
@@ -74,14 +75,14 @@ def _fastest(rows: Sequence[Row]) -> Best | None:
         return None
     best, p50 = ordered[0], at(ordered[0], "latency_ms", "p50")
     within = at(best, "latency_ms", "interval")
-    value, about = milliseconds(p50), f" ({span(within)} ms in 95 of 100 such runs)" if within else ""
-    said = f"{label(best)} takes {value} an inference{about}."
+    value, bounds = milliseconds(p50), f" ({span(within)} ms in 95 of 100 such runs)" if within else ""
+    said = f"{label(best)} takes {value} an inference{bounds}."
     if len(ordered) == 1:
         return Best("Latency", label(best), value, said, None)
     alike = [row for row in ordered[1:] if _faster(best, row) is False]
     other = next((row for row in ordered[1:] if row not in alike), None)
     slowest = ordered[-1]
-    said = f"Fastest is {label(best)}: {value} an inference{about}."
+    said = f"Fastest is {label(best)}: {value} an inference{bounds}."
     if alike:
         names = ", ".join(label(row) for row in alike[:_SHOWN])
         more = f" and {len(alike) - _SHOWN} more" if len(alike) > _SHOWN else ""
@@ -133,8 +134,8 @@ def _smallest_file(rows: Sequence[Row]) -> Best | None:
     best, count = ordered[0], at(ordered[0], "subject", "model_bytes")
     name, other = _file(best), next((row for row in ordered if at(row, "subject", "model_bytes") > count), None)
     if other is None:
-        about = "Model file" if len(ordered) == 1 else "Model files"
-        return Best(about, name, size(count), f"The model file has {size(count)}.", None)
+        heading = "Model file" if len(ordered) == 1 else "Model files"
+        return Best(heading, name, size(count), f"The model file has {size(count)}.", None)
     times = figure(at(other, "subject", "model_bytes") / count)
     said = f"The smallest file is {name}: {size(count)}; the next, {_file(other)}, is {times} times that."
     return Best("Smallest file", name, size(count), said, True)
@@ -149,14 +150,16 @@ def _file(row: Row) -> str:
 
 def _least_energy(rows: Sequence[Row]) -> Best | None:
     ordered = valid_rows(rows, "energy", "net_mj")
+    measured = [row for row in ordered if at(row, "energy", "basis") != "modelled"]
+    ordered = measured or ordered  # a modelled figure beats no measured one
     if not ordered:
         return None
     best, net = ordered[0], at(ordered[0], "energy", "net_mj")
     basis = at(best, "energy", "basis") or "basis not said"
     around = at(best, "energy", "uncertainty_mj")
     value = millijoules(net)
-    about = f" ±{figure(around)} mJ" if around is not None else ""
-    said = f"{label(best)}: {value}{about} an inference, {clean(basis, 40)}."
+    bounds = f" ({about(around).strip()} mJ)" if around is not None else ""
+    said = f"{label(best)}: {value}{bounds} an inference, {clean(basis, 40)}."
     if len(ordered) == 1:
         return Best("Energy", label(best), value, f"Energy of {said}", None)
     unknown = any(at(row, "energy", "uncertainty_mj") is None for row in ordered[:2])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_runtime.bench.rows import Row
-from edge_runtime.units import format_bytes, format_ms
+from edge_runtime.units import format_bytes
 
 # Directions of writing can be turned round by these, so that a name reads as another one.
 _TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x61C}
@@ -47,17 +47,26 @@ def label(row: Row, limit: int = 80) -> str:
 
 
 def figure(value: float | None) -> str:
-    """Three figures, thousands apart, '' for None: 0.0421 -> '0.0421', 1234.5 -> '1,234'."""
+    """Three figures, whole numbers whole, '' for None: 0.34 -> '0.340', 1234.5 -> '1,234', 14 -> '14'."""
     if value is None:
         return ""
-    if abs(value) >= 99.95:
-        return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
-    return f"{value:.3g}"
+    if abs(value) >= 1e9 or 0 < abs(value) < 1e-4:
+        return f"{value:.3g}"
+    if abs(value) >= 99.95 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def about(value: float | None) -> str:
+    """' ±0.54': an uncertainty, two figures; '' for None."""
+    return "" if value is None else f" ±{value:.2g}" if abs(value) < 99.5 else f" ±{figure(value)}"
 
 
 def milliseconds(value: float | None) -> str:
     """'0.42 ms', '2.1 s', '' for None."""
-    return "" if value is None else format_ms(value)
+    if value is None:
+        return ""
+    return f"{figure(value / 1e3)} s" if abs(value) >= 999.5 else f"{figure(value)} ms"
 
 
 def size(value: float | None) -> str:
@@ -81,17 +90,18 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{value * 100:.2g} %" if abs(value) < 0.995 else f"{value * 100:.0f} %"
 
 
-def span(pair: Sequence[float] | None, join: str = " to ") -> str:
-    """The ends with as many figures as tell them apart: [0.4201, 0.4232] -> '0.420 to 0.423'."""
+def span(pair: Sequence[float] | None) -> str:
+    """The ends with as many figures, three or more, as tell them apart: [0.4201, 0.4232] -> '0.420 to 0.423'."""
     if not pair:
         return ""
     low, high = pair
-    if max(abs(low), abs(high)) >= 1000:
-        return f"{figure(low)}{join}{figure(high)}"
-    places = 2 if high == low or high == 0 else 1 - math.floor(math.log10(abs(high - low)))
-    most = 2 - math.floor(math.log10(max(abs(low), abs(high)))) if max(abs(low), abs(high)) > 0 else 2
-    places = max(0, min(max(places, most), most + 1))
-    return f"{low:.{places}f}{join}{high:.{places}f}"
+    largest, width = max(abs(low), abs(high)), abs(high - low)
+    if largest >= 1000 or 0 < largest < 1e-4:
+        return f"{figure(low)} to {figure(high)}"
+    usual = 2 - math.floor(math.log10(largest)) if largest else 0
+    needed = -math.floor(math.log10(width)) if width else 0
+    places = max(0, min(max(usual, needed), usual + 2))
+    return f"{low:.{places}f} to {high:.{places}f}"
 
 
 def engine(row: Row) -> str:
@@ -105,7 +115,7 @@ def energy(row: Row) -> str:
     if net is None:
         return ""
     basis = clean(at(row, "energy", "basis") or "basis not said", 40)
-    return f"{figure(net)}{f' ±{figure(around)}' if around is not None else ''} mJ {basis}"
+    return f"{figure(net)}{about(around)} mJ {basis}"
 
 
 def noise(row: Row) -> str:
