@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from edge_runtime.bench import plots
 from edge_runtime.bench.plots import Axis, Lane, axis, box, escape, line, text
@@ -38,7 +39,8 @@ def _timed(row: Row) -> list[Row]:
 def _sustained(one: Numbered) -> str:
     points, found = _timed(one.row), one.row["sustained"]
     seconds = [point["s"] for point in points]
-    across = axis(seconds, _clock) if seconds[0] < seconds[-1] else axis([0.0, 1.0], _clock)
+    unit = 1.0 if seconds[-1] < 90 else 60.0 if seconds[-1] < 7200 else 3600.0
+    across = replace(axis(seconds, _clock), left=15.0, width=83.0, unit=unit)
     made = []
     for key, name, form in _CURVES:
         series = [(point["s"], value) for point in points if (value := _one(point.get(key))) is not None]
@@ -46,12 +48,15 @@ def _sustained(one: Numbered) -> str:
             made.append(_curve(one, points, series, across, name, form))
     first, last, slower = (found.get(key) for key in ("first_ms", "last_ms", "slower"))
     said = f"From {milliseconds(first)} to {milliseconds(last)}" if None not in (first, last) else ""
-    said += f", {figure(slower)} times as long at the end" if slower is not None else ""
+    if slower is not None:
+        alike = 0.98 < slower < 1.02
+        said += ", as fast at the end as at the start" if alike else f", {figure(slower)} times as long at the end"
     said += f"; it slowed after {_clock(found['slowed_at_s'])}" if found.get("slowed_at_s") is not None else ""
     said += f": {found['why']}" if found.get("why") else ""
     held = throttled_words(one.row)
     said += f". Throttled: {held}" if held else ""
-    head = f'<h3><b class="n">{one.number}</b> {escape(one.name)}</h3><p>{escape(said.strip(" ,;"), 600)}.</p>'
+    bad = ' <span class="bad">not valid</span>' if one.faded else ""
+    head = f'<h3><b class="n">{one.number}</b> {escape(one.name)}{bad}</h3><p>{escape(said.strip(" ,;"), 600)}.</p>'
     return head + plots.lanes(made, across)
 
 
@@ -64,39 +69,41 @@ def _curve(
     form: Callable[[float], str],
 ) -> Lane:
     height, top = 84, 6
-    upper = [(point["s"], point["p99_ms"]) for point in points if point.get("p99_ms") is not None]
-    upper = upper if name == "latency" else []
     low, high = min(y for _, y in series), max(y for _, y in series)
-    up = axis([low, high], form, zero=False, most=3)
-    up = Axis(min(up.low, low * 0.9), max(up.high, high * 1.1), form, most=3) if low > 0 else up
+    upper = [(point["s"], point["p99_ms"]) for point in points if name == "latency" and point.get("p99_ms") is not None]
+    highest = max([high, *(min(y, 2 * high) for _, y in upper)])  # a lone spike does not flatten the curve
+    up = axis([low, highest], form, zero=False, most=4)
+    if low > 0 and not up.log:
+        up = replace(up, low=min(up.low, low * 0.9), high=max(up.high, highest * 1.05))
     svg = "".join(
         box(across.place(start), across.place(end), 0, height, "held", "throttled") for start, end in _held(points)
     )
-    ticks = [(tick, top + (height - 2 * top) * (1 - up.share(tick))) for tick in up.ticks()]
-    svg += "".join(line(1, y, 98, y, "grid") for _, y in ticks)
+    inside = height - 2 * top
+    for tick in up.ticks():
+        y = top + inside * (1 - up.share(tick))
+        svg += line(across.left, y, 98, y, "grid") + text(across.left - 1.5, y + 4, form(tick), anchor="end")
     if upper:
-        inside = [(x, min(y, up.high)) for x, y in upper]
-        svg += plots.curve(inside, across, up, top, height - 2 * top, f"c{one.colour} fine")
-    svg += plots.curve(series, across, up, top, height - 2 * top, f"c{one.colour}")
-    svg += "".join(text(1, y - 2, form(tick), kind="tick halo") for tick, y in ticks)
+        svg += plots.curve(upper, across, up, top, inside, f"c{one.colour} fine")
+    svg += plots.curve(series, across, up, top, inside, f"c{one.colour}")
     value = (
         f"<b>{form(series[0][1])} → {form(series[-1][1])}</b><br><span class='soft'>{form(low)} to {form(high)}</span>"
     )
     said = f"{name} from {form(series[0][1])} to {form(series[-1][1])}, between {form(low)} and {form(high)}"
-    return Lane(None, name, svg, value, f"{one.name}: {said}", one.faded, height)
+    return Lane(None, name, svg, value, f"{one.name}: {said}", height=height)
 
 
 def _held(points: Sequence[Row]) -> list[plots.Point]:
-    """Stretches of time in which the processor was throttled."""
+    """Stretches of time in which the processor was throttled; those with no gap that can be seen are one."""
     spans: list[plots.Point] = []
-    started: float | None = None
-    for point in points:
-        if point.get("throttled") and started is None:
-            started = point["s"]
-        elif not point.get("throttled") and started is not None:
-            spans.append((started, point["s"]))
-            started = None
-    return spans if started is None else [*spans, (started, points[-1]["s"])]
+    visible = (points[-1]["s"] - points[0]["s"]) / 300
+    for point, following in zip(points, [*points[1:], points[-1]], strict=True):
+        if not point.get("throttled"):
+            continue
+        if spans and point["s"] - spans[-1][1] <= visible:
+            spans[-1] = (spans[-1][0], following["s"])
+        else:
+            spans.append((point["s"], following["s"]))
+    return spans
 
 
 def _one(value: object) -> float | None:

@@ -14,7 +14,6 @@ from edge_runtime.bench.words import (
     engine,
     figure,
     invalid,
-    label,
     mark,
     noise_meaning,
     percent,
@@ -96,9 +95,10 @@ def tables(rows: Sequence[Numbered]) -> str:
         known = [(head, cell) for head, cell in columns if any(cell(one.row) for one in rows)]
         if known:
             made.append(_table(title, [head for head, _ in known], rows, [cell for _, cell in known]))
-    made.append(
-        _table("Noise and validity", ["valid", "noise", "why not"], rows, [mark, noise_meaning, invalid], words=True)
-    )
+    judged: tuple[_Cell, ...] = (("valid", mark), ("why not", invalid), ("noise", noise_meaning))
+    judged = tuple((head, cell) for head, cell in judged if any(cell(one.row) for one in rows))
+    heads, cells = zip(*judged, strict=True)
+    made.append(_table("Noise and validity", heads, rows, cells, words=True))
     return f"<section><h2>All figures</h2>{''.join(made)}</section>"
 
 
@@ -152,17 +152,32 @@ def repeat(rows: Sequence[Row], command: str | None) -> str:
 
 
 def _facts(title: str, rows: Sequence[Row], facts: Callable[[Row], dict[str, object]]) -> str:
-    """A list of facts; rows that share all of them share one list."""
-    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for row in rows:
-        said = tuple((key, clean(value, 500)) for key, value in facts(row).items() if value not in (None, "", []))
-        found.setdefault(said, []).append(label(row, 60))
-    made = []
-    for said, labels in found.items():
-        whose = "" if len(found) == 1 else f'<p class="note">{escape("; ".join(labels), 600)}</p>'
-        items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value, 500)}</dd>" for key, value in said)
-        made.append(f"{whose}<dl>{items}</dl>" if items else f"{whose}<p>not recorded</p>")
-    return f"<h3>{title}</h3>{''.join(made)}"
+    """What all rows have in common as a list; what differs as a table, rows that are alike in one line of it."""
+    said = [
+        {key: clean(value, 500) for key, value in facts(row).items() if value is not None and value not in ("", [])}
+        for row in rows
+    ]
+    keys = list(dict.fromkeys(key for one in said for key in one))
+    common = [key for key in keys if all(one.get(key) == said[0].get(key) for one in said)]
+    items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(said[0][key], 500)}</dd>" for key in common)
+    made = f"<dl>{items}</dl>" if items else "" if keys else "<p>not recorded</p>"
+    other = [key for key in keys if key not in common]
+    if other:
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for number, one in enumerate(said, 1):
+            alike.setdefault(tuple(one.get(key, "") for key in other), []).append(number)
+        head = "".join(f'<th scope="col" class="words">{escape(key)}</th>' for key in other)
+        body = "".join(
+            f'<tr><th scope="row">{" ".join(f"""<b class="n">{number}</b>""" for number in numbers)}</th>'
+            + "".join(f'<td class="words">{escape(value, 500)}</td>' for value in values)
+            + "</tr>"
+            for values, numbers in alike.items()
+        )
+        made += (
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}"><table>'
+            f'<thead><tr><th scope="col">row</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
+    return f"<h3>{title}</h3>{made}"
 
 
 def _machine_facts(row: Row) -> dict[str, object]:

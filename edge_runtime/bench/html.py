@@ -49,7 +49,7 @@ def as_html(rows: Iterable[Row], title: str, command: str | None = None) -> str:
     Raises EdgeError where a row is not one of the schema: see shape.py. A page without rows says so.
     """
     ordered = _ranked(check_rows(rows))
-    engines = list(dict.fromkeys(str(at(row, "engine", "name") or "engine not recorded") for row in ordered))
+    engines = sorted({str(at(row, "engine", "name") or "engine not recorded") for row in ordered})
     colours = {name: min(place, _COLOURS) for place, name in enumerate(engines)}
     numbered = [
         Numbered(place, row, colours[str(at(row, "engine", "name") or "engine not recorded")])

@@ -16,6 +16,7 @@ from edge_runtime.bench.words import clean
 
 Point = tuple[float, float]
 _LEFT, _WIDTH = 1.0, 97.0  # percent of a lane that the axis takes: dots and words at its ends are not cut off
+_SMALLEST = 1e-15  # nothing that is measured is so small; its logarithm would be no figure to draw by
 _MOST_POINTS = 400  # of a curve: more than a screen's lane has columns
 
 
@@ -60,7 +61,7 @@ def axis(
 ) -> Axis:
     """An axis for the values: logarithmic where they span more than a factor of 20 and none must stand on zero.
     `binary`: of bytes, with ticks that are round in KiB, MiB or GiB."""
-    known = sorted(values)
+    known = sorted(0.0 if abs(value) < _SMALLEST else value for value in values)
     low, high = (known[0], known[-1]) if known else (0.0, 1.0)
     unit = 1024.0 ** min(3, int(math.log(high, 1024))) if binary and high >= 1 else 1.0
     if not zero and low > 0 and high / low > 20:

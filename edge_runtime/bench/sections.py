@@ -105,7 +105,7 @@ def _strip(one: Numbered, along: Axis) -> str:
     low, first, third, high = (_quantile(one.row, share) for share in (0.01, 0.25, 0.75, 0.99))
     if low is not None and first is not None and third is not None and high is not None:
         parts.append(line(along.place(low), 10, along.place(high), 10, "whisker"))
-        parts.append(box(along.place(first), along.place(third), 4, 12, f"c{one.colour}"))
+        parts.append(box(along.place(first), along.place(third), 4, 12, f"half c{one.colour}"))
     p99 = at(one.row, "latency_ms", "p99")
     if p99 is not None:
         parts.append(dot(along.place(p99), 10, "tail", 3.5))
