@@ -38,7 +38,7 @@ def volts(raw: int) -> float | None:
 
 def ampere_seconds(raw: int, full: int | None) -> float:
     """A charge counter's figure, uAh or mAh: told by the full battery's, which is over 100 mAh and under 100 Ah."""
-    return abs(raw) * 3.6 / (1e3 if max(abs(raw), full or 0) < 100_000 else 1e6)
+    return abs(raw) * (3.6 if max(abs(raw), full or 0) < 100_000 else 3.6e-3)
 
 
 class _Source:
