@@ -25,7 +25,7 @@ from edge_runtime.units import format_bytes, parse_bytes, parse_mj, parse_ms
 THIS_DEVICE = "this-device"
 KINDS = ("board", "tablet", "phone", "computer")
 SURE = ("read", "known", "unsure", "derived")  # read in the source; well known; from memory; worked out by a rule
-METERS = ("none", "battery", "ina219", "pmic", "rapl", "log")
+METERS = ("none", "battery", "termux", "ina219", "pmic", "rapl", "log")
 # In order of preference. 32-bit ARM has no onnxruntime wheel; it is also the only userland with just one engine.
 ENGINES_OF_ARCH = {
     "aarch64": ("onnxruntime", "litert"),

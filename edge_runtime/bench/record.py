@@ -58,8 +58,11 @@ def make_rows(
             "seed": 0,
         }
         steady = settled(one, done.full_pace_ms)
-        row |= _figures([process for process in one.processes if process.slices], steady, done)
-        invalid = [*unfit, *([one.error.message] if one.error else [])]
+        processes = [process for process in one.processes if process.slices]
+        row |= _figures(processes, steady, done)
+        energy, useless = _energy(processes, done, device.battery_mah)
+        row["energy"] = energy
+        invalid = [*unfit, *useless, *([one.error.message] if one.error else [])]
         row |= {
             "noise": _noise(one, steady, steal_percent),
             "valid": not invalid,
@@ -82,7 +85,7 @@ def make_rows(
 
 
 def _figures(processes: Sequence[Process], steady: Settled, done: Measured) -> Row:
-    names = ("latency_ms", "warm_up", "cold_ms", "load_ms", "throughput", "task", "memory", "energy", "pace_ms")
+    names = ("latency_ms", "warm_up", "cold_ms", "load_ms", "throughput", "task", "memory", "pace_ms")
     if not processes:
         return dict.fromkeys(names)
     latency = interval(steady.latencies_ms)
@@ -95,7 +98,6 @@ def _figures(processes: Sequence[Process], steady: Settled, done: Measured) -> R
         "throughput": _throughput(processes, latency),
         "task": _task(processes, done),
         "memory": _memory(processes),
-        "energy": None,
         "pace_ms": {
             "p50": round_figures(median(steady.paces_ms)),
             "processes": [round_figures(one) for one in steady.paces_ms],
@@ -190,6 +192,38 @@ def _noise(one: Gathered, steady: Settled, steal_percent: float | None) -> Row:
     if steal_percent is not None and steal_percent > 1:
         why.append(f"a hypervisor took {steal_percent:.0f} % of the CPU's time")
     return {"level": level, "spread": round_figures(found, 3), "why": why}
+
+
+def _energy(processes: Sequence[Process], done: Measured, battery_mah: int | None) -> tuple[Row | None, list[str]]:
+    """`energy` of a row, and why it must not be used."""
+    gross = [energy for process in processes for energy in process.energies]
+    if not gross or not done.idle:
+        return None, []
+    from edge_runtime.power import battery_hours, items_per_percent, joules_per_item, net, total
+
+    whole = total(gross)
+    count = sum(process.inferences for process in processes)
+    above = joules_per_item(net(whole, done.idle), count)
+    tasks = [net(process.task_energy, done.idle).joules for process in processes if process.task_energy]
+    task_j = median(tasks) if tasks else None
+    item_j = above.joules if task_j is None else task_j
+    doubt = above.uncertainty_j
+    row: Row = {
+        "basis": whole.basis,
+        "about": "; ".join([whole.about, *above.notes]),
+        "idle_w": round_figures(done.idle.watts),
+        "active_w": round_figures(whole.mean_w),
+        "gross_mj": round_figures(1e3 * joules_per_item(whole, count).joules),
+        "net_mj": round_figures(1e3 * above.joules),
+        "uncertainty_mj": None if doubt is None else round_figures(1e3 * doubt),
+        "task_mj": None if task_j is None else round_figures(1e3 * task_j),
+        "items_per_battery_percent": None,
+        "battery_hours": None,
+    }
+    if battery_mah and item_j > 0:
+        row["items_per_battery_percent"] = round_figures(items_per_percent(item_j, battery_mah), 3)
+        row["battery_hours"] = round_figures(battery_hours(whole.mean_w, done.idle.watts, 1.0, battery_mah), 3)
+    return row, [] if above.valid else [f"energy: {note}" for note in above.notes or ("it must not be used",)]
 
 
 def unfit_circumstances(before: State, after: State) -> list[str]:

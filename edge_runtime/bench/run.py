@@ -22,7 +22,7 @@ from edge_runtime.stats import Interval, interval, median, quantile
 
 if TYPE_CHECKING:
     from edge_runtime.items import Item
-    from edge_runtime.power import Energy, Mark, Recorder
+    from edge_runtime.power import Energy, Idle, Recorder
     from edge_runtime.profile import DeviceProfile
 
 Notice = Callable[[str], None]
@@ -72,7 +72,7 @@ class Process:
     latencies: list[Any] = field(default_factory=list)
     batches: dict[int, float] = field(default_factory=dict)  # ms a batch
     task: dict[str, Any] | None = None
-    energy: Energy | None = None
+    energies: list[Energy] = field(default_factory=list)  # of each slice, gross
     task_energy: Energy | None = None
     inferences: int = 0
 
@@ -102,7 +102,7 @@ class Measured:
     gathered: list[Gathered]
     protocol: Protocol
     together: bool
-    idle: Energy | None = None
+    idle: Idle | None = None
 
     @property
     def full_pace_ms(self) -> float:
@@ -125,7 +125,7 @@ def run_cases(
     if recorder:
         done.idle = recorder.idle(protocol.idle_s)
         # a meter that is read once a second says nothing of thirty milliseconds
-        least_s = 5 * recorder.period_s
+        least_s = 5 * recorder.sensor.period_s
         done.protocol = protocol = replace(
             protocol, slice_s=max(protocol.slice_s, least_s), window_s=max(protocol.window_s, 2 * least_s)
         )
@@ -259,12 +259,7 @@ def _slice(process: Process, child: Child, seconds: float, recorder: Recorder | 
     process.latencies.append(arrays["ms"])
     process.inferences += meta["n"]
     if recorder and before is not None:
-        process.energy = _added(process.energy, recorder, before)
-
-
-def _added(energy: Energy | None, recorder: Recorder, before: Mark) -> Energy:
-    found = recorder.energy(before, recorder.mark())
-    return found if energy is None else energy + found
+        process.energies.append(recorder.energy(before, recorder.mark()))
 
 
 def _extras(number: int, one: Gathered, child: Child, protocol: Protocol, recorder: Recorder | None) -> None:
@@ -281,4 +276,4 @@ def _extras(number: int, one: Gathered, child: Child, protocol: Protocol, record
         paths = [str(path.absolute()) for path in protocol.item.paths]
         process.task = child.call("task", {"name": protocol.item.name, "paths": paths})[0]
         if recorder and before is not None:
-            process.task_energy = _added(None, recorder, before)
+            process.task_energy = recorder.energy(before, recorder.mark())

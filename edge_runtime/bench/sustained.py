@@ -48,7 +48,7 @@ def run_sustained(
 def _points(
     child: Child, seconds: float, recorder: Recorder | None, state: Callable[[], State], notice: Notice | None
 ) -> list[Point]:
-    window_s = max(1.0, seconds / _POINTS, 5 * recorder.period_s if recorder else 0)
+    window_s = max(1.0, seconds / _POINTS, 5 * recorder.sensor.period_s if recorder else 0)
     points: list[Point] = []
     start = said = time.monotonic()
     while not points or time.monotonic() - start < seconds:
@@ -66,7 +66,7 @@ def _points(
                 "temperature_c": now.temperature_c,
                 "throttled": [word for word in now.throttled or () if not word.endswith("since boot")],
                 "charging": now.charging,
-                "active_w": round_figures(energy.watts, 4) if energy else None,
+                "active_w": round_figures(energy.mean_w, 4) if energy else None,
             }
         )
         if notice and time.monotonic() - said > 30:
