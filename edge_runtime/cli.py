@@ -205,6 +205,12 @@ def _pack(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    from edge_runtime.cli_bench import bench
+
+    return bench(arguments)
+
+
 # ---------------------------------------------------------------- run, loop, journal
 
 
@@ -377,6 +383,7 @@ VERBS = {
     "doctor": _doctor,
     "inspect": _inspect,
     "fit": _fit,
+    "bench": _bench,
     "run": _run,
     "loop": _loop,
     "journal": _journal,

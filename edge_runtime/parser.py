@@ -55,6 +55,32 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     one.add_argument("--here", action="store_true", help="count only engines that work on this machine")
     one.add_argument("--measure", action="store_true", help="race what fits on this machine, as `run` does once")
 
+    one = verb("bench", "measure latency, memory, start-up and energy, so that it can be repeated and trusted")
+    one.add_argument("model", nargs="+", help="a bundle, an .onnx or a .tflite file; with --rows, files of rows")
+    _device(one)
+    what = one.add_argument_group("what to measure", "lists, with commas, make the cross product")
+    what.add_argument("--variant", type=_words, default=[], metavar="A,B", help="of a bundle (default: all)")
+    what.add_argument("--engine", type=_words, default=[], metavar="A,B", help="default: all that read it here")
+    what.add_argument(
+        "--threads", type=_numbers, default=[], metavar="1,4", help="of one inference (default: what a session takes)"
+    )
+    what.add_argument("--batch", type=_numbers, default=[], metavar="1,8", help="sizes for throughput (default: 1,8)")
+    what.add_argument("--shape", action="append", default=[], metavar="NAME=1x128", help="an input's free sizes")
+    what.add_argument("--item", metavar="PATH", help="the image or slide for the whole task (default: one made up)")
+    what.add_argument("--no-task", action="store_true", help="time the model alone")
+    how = one.add_argument_group("how")
+    how.add_argument("--official", action="store_true", help="5 windows of 10 s and more, as MLPerf Tiny does")
+    how.add_argument("--rounds", type=_positive, help="fresh processes a case at the least (default: 5)")
+    how.add_argument("--sustained", metavar="20m", help="then so long without a rest, with clock and temperature")
+    how.add_argument("--cpus", type=_cores, default=[], metavar="0,1", help="bind to these cores")
+    out = one.add_argument_group("what to do with the rows", "one a case; a table, where nothing else is asked for")
+    out.add_argument("-o", "--output", metavar="FILE.jsonl", help="keep them: JSON, one a line")
+    out.add_argument("--html", metavar="FILE.html", help="a report with plots: one file, no network")
+    out.add_argument("--csv", action="store_true", help="CSV on stdout")
+    out.add_argument("--markdown", action="store_true", help="a Markdown table on stdout")
+    out.add_argument("--compare", metavar="OLD.jsonl", help="say what changed beyond the noise; exit 1 for the worse")
+    out.add_argument("--rows", action="store_true", help="measure nothing: show rows that were kept")
+
     one = verb("run", "read slides or images")
     _bundle(one)
     one.add_argument("paths", nargs="+", metavar="PATH", help="an image, a slide's folder, or a folder of slides")
@@ -113,6 +139,21 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number")
     return int(text)
+
+
+def _words(text: str) -> list[str]:
+    found = [word.strip() for word in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted names with commas between them")
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    return [_positive(word) for word in _words(text)]
+
+
+def _cores(text: str) -> list[int]:
+    return [_count(word) for word in _words(text)]
 
 
 def _positive(text: str) -> int:

@@ -30,11 +30,14 @@ class Case:
     model_sha256: str
     model_bytes: int
     ram_bytes: int  # predicted
+    # what serves it in the child, and what else that is told
+    target: str = "edge_runtime.timing:serve_timing"
+    extra: tuple[tuple[str, Any], ...] = ()
 
     def spec(self, shapes: dict[str, list[int]]) -> dict[str, Any]:
         """What timing.serve_timing takes."""
         plain: dict[str, Any] = {"engine": self.engine, "threads": self.threads, "shapes": shapes}
-        plain["predicted_bytes"] = self.ram_bytes
+        plain |= {"predicted_bytes": self.ram_bytes, **dict(self.extra)}
         if self.bundle:
             return plain | {"bundle": str(self.path.resolve()), "digest": self.bundle.digest, "variant": self.variant}
         return plain | {"model": str(self.path.resolve())}

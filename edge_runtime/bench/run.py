@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from edge_runtime.profile import DeviceProfile
 
 Notice = Callable[[str], None]
-TARGET = "edge_runtime.timing:serve_timing"
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class Protocol:
     item: Item | None = None
     shapes: dict[str, list[int]] = field(default_factory=dict)
     idle_s: float = 10.0
-    target: str = TARGET
 
 
 QUICK = Protocol()
@@ -234,7 +232,7 @@ def start_process(
     """A fresh process, warm, and what it said on the way; `about` is filled with what it says of itself. Close the
     child. Raises EdgeError where the model does not start or does not answer."""
     start = time.perf_counter()
-    child = Child(protocol.target, case.spec(protocol.shapes), Limits(device.budget.ram_bytes))
+    child = Child(case.target, case.spec(protocol.shapes), Limits(device.budget.ram_bytes))
     try:
         child.trace = []
         said = child.ready()
