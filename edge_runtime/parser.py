@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 
 from edge_runtime import __version__
+from edge_runtime.meter_options import add_meter, add_pace
 
 Verb = Callable[[argparse.Namespace], int]
 SLIDE_NAME_HELP = (
@@ -58,6 +59,7 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _bundle(one)
     one.add_argument("paths", nargs="+", metavar="PATH", help="an image, a slide's folder, or a folder of slides")
     _model(one)
+    add_meter(one)
     one.add_argument("--cells", action="store_true", help="with --json, also the score of every cell")
 
     one = verb("loop", "watch a folder, read what appears, record it; picks up where it stopped")
@@ -69,6 +71,8 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     one.add_argument("--retry", action="store_true", help="read again what was recorded with an error")
     one.add_argument("--settle", default="3s", help="read an item when nothing in it changed so long (default: 3s)")
     one.add_argument("--poll", default="1s", help="how often to look (default: 1s)")
+    add_meter(one)
+    add_pace(one)
 
     one = verb("journal", "print what was recorded")
     one.add_argument("journal", metavar="FILE")
