@@ -14,7 +14,7 @@ again. A pause earns at most ten seconds' worth, so the average holds over any m
 
 A sensor that goes away while running is said once; then the loop goes on at half duty, or less where it was less, until
 the sensor is back: stopping would lose the work, and full speed might be what the limit was there to prevent. A rest
-lasts a minute at most, so the loop always goes on.
+for heat lasts a minute at most and one for power ten, so the loop always goes on.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ from edge_runtime.power import Mark, Recorder
 from edge_runtime.sensors import read_temperature
 
 MAX_REST_S = 60.0
+MAX_POWER_REST_S = 600.0  # after a long item that took far more than the limit
 CHECK_S = 0.5  # shorter items are taken together: looking at sensors costs time, too
 SLICE_S = 1.0
 LEAST_DUTY = 0.02
 SAFE_DUTY = 0.5
 AIM_BELOW_C = 2.0
-# A machine at full work ends 20-100 degrees above idle after 10-300 s: with these, nothing in that range swings.
+# At full work, small machines end 20-100 degrees above idle after one to five minutes: with these none of them swings.
+# One that is faster swings by what an item heats.
 GAIN_P = 0.02
 GAIN_I = 0.02 / 60
 LONGEST_STEP_S = 10.0
 MOST_ITEM_C = 15.0
+FAR_C = 20.0
 CREDIT_S = 10.0
 DEBT_S = 600.0
 ANCHOR_S = 30.0
@@ -82,6 +85,7 @@ class Pacer:
         self._error: float | None = None
         self._item_c = 0.0  # by how much one item heats, as learned
         self._start_c: float | None = None
+        self._cooled = False
         self._rest_w = 0.0
         self._carried_j = 0.0
         self._anchor: Mark | None = self.recorder.mark() if self.recorder and self.max_watts else None
@@ -99,11 +103,11 @@ class Pacer:
         idle_s = max(since_s - self._busy_s, 0.0)  # waiting for items is rest, too
         wanted = 0.0
         if self.max_temperature_c is not None:
-            wanted = self._rest_for_heat(since_s) - idle_s
+            wanted = min(self._rest_for_heat(since_s) - idle_s, MAX_REST_S)
         if self.max_watts is not None:
-            wanted = max(wanted, self._rest_for_power(self.max_watts, idle_s))
+            wanted = max(wanted, min(self._rest_for_power(self.max_watts, idle_s), MAX_POWER_REST_S))
         before = self._mark()
-        self._wait(min(max(wanted, 0.0), MAX_REST_S))
+        self._wait(wanted)
         self._cool_down(now)
         self._learn_rest(before)
         self._busy_s, self._checked_s = 0.0, self.clock()
@@ -134,11 +138,14 @@ class Pacer:
         # between rare looks the machine has come to rest on its own: step more softly, or it would swing
         soft = min(1.0, LONGEST_STEP_S / 2 / since_s)
         change = GAIN_P * soft * moved + GAIN_I * min(since_s, LONGEST_STEP_S) * error
-        self.duty = min(1.0, max(LEAST_DUTY, self.duty - change))
+        if self._cooled:  # the extra rest made it cool, not this duty
+            change = max(change, 0.0)
+        self.duty = 1.0 if error < -FAR_C else min(1.0, max(LEAST_DUTY, self.duty - change))
         return self._busy_s * (1 / self.duty - 1)
 
     def _cool_down(self, start_s: float) -> None:
         """Too hot for another item all the same: rest on until it is cooler, a minute in all."""
+        self._cooled = False
         if self.max_temperature_c is None:
             return
         while True:
@@ -146,6 +153,7 @@ class Pacer:
             cool = self._start_c is None or self._start_c <= self.max_temperature_c - self._item_c
             if cool or self.clock() - start_s >= MAX_REST_S:
                 return
+            self._cooled = True
             self.sleep(SLICE_S)
 
     # ---------------------------------------------------------------- power
