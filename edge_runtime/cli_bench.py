@@ -17,7 +17,6 @@ from edge_runtime.units import parse_ms
 
 if TYPE_CHECKING:
     from edge_runtime.bench.rows import Row
-    from edge_runtime.power import Recorder
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -25,6 +24,7 @@ def bench(arguments: argparse.Namespace) -> int:
     from edge_runtime.bench import OFFICIAL, QUICK, run_bench
     from edge_runtime.bench.compare import compare
     from edge_runtime.bench.show import as_csv, as_markdown, as_table, read_jsonl, write_jsonl
+    from edge_runtime.meter_options import open_recorder
 
     forms = [name for name in ("json", "csv", "markdown") if getattr(arguments, name)]
     if len(forms) > 1:
@@ -56,7 +56,7 @@ def bench(arguments: argparse.Namespace) -> int:
                 protocol=protocol,
                 item=None if arguments.no_task else arguments.item or "",
                 sustained_s=sustained_s,
-                recorder=_recorder(arguments, stack),
+                recorder=stack.enter_context(open_recorder(arguments, _say)),
                 notice=_say,
             )
     if arguments.output:
@@ -118,7 +118,3 @@ def _pin(cpus: list[int], stack: ExitStack) -> None:
     except OSError as error:
         raise UsageError(f"cpus: found {cpus}, wanted some of {sorted(before)}") from error
     stack.callback(os.sched_setaffinity, 0, before)
-
-
-def _recorder(arguments: argparse.Namespace, stack: ExitStack) -> Recorder | None:
-    return None

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 
 from edge_runtime import __version__
+from edge_runtime.meter_options import add_meter, add_pace
 
 Verb = Callable[[argparse.Namespace], int]
 SLIDE_NAME_HELP = (
@@ -73,6 +74,7 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     how.add_argument("--rounds", type=_positive, help="fresh processes a case at the least (default: 5)")
     how.add_argument("--sustained", metavar="20m", help="then so long without a rest, with clock and temperature")
     how.add_argument("--cpus", type=_cores, default=[], metavar="0,1", help="bind to these cores")
+    add_meter(one)
     out = one.add_argument_group("what to do with the rows", "one a case; a table, where nothing else is asked for")
     out.add_argument("-o", "--output", metavar="FILE.jsonl", help="keep them: JSON, one a line")
     out.add_argument("--html", metavar="FILE.html", help="a report with plots: one file, no network")
@@ -85,6 +87,7 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _bundle(one)
     one.add_argument("paths", nargs="+", metavar="PATH", help="an image, a slide's folder, or a folder of slides")
     _model(one)
+    add_meter(one)
     one.add_argument("--cells", action="store_true", help="with --json, also the score of every cell")
 
     one = verb("loop", "watch a folder, read what appears, record it; picks up where it stopped")
@@ -96,6 +99,8 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     one.add_argument("--retry", action="store_true", help="read again what was recorded with an error")
     one.add_argument("--settle", default="3s", help="read an item when nothing in it changed so long (default: 3s)")
     one.add_argument("--poll", default="1s", help="how often to look (default: 1s)")
+    add_meter(one)
+    add_pace(one)
 
     one = verb("journal", "print what was recorded")
     one.add_argument("journal", metavar="FILE")

@@ -377,7 +377,7 @@ def _probe_sources(battery: bool) -> dict[str, Source]:
         "storage": "probed: the file system of the home folder",
         "engines": "rule: those with a wheel for this architecture",
         "threads": "rule: big cores that this process may use, four at most",
-        "power_meter": "probed: the board's name, power_supply, a readable powercap",
+        "power_meter": "probed: hwmon, the board's name, a readable powercap, power_supply, Termux:API",
         "budget": "rule: half of the RAM free now and a tenth of the free storage, 1 GiB at most each",
     } | ({"battery_mah": "probed: power_supply"} if battery else {})
     return {name: Source(text, "derived") for name, text in where.items()}

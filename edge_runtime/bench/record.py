@@ -199,19 +199,22 @@ def _energy(processes: Sequence[Process], done: Measured, battery_mah: int | Non
     gross = [energy for process in processes for energy in process.energies]
     if not gross or not done.idle:
         return None, []
-    from edge_runtime.power import battery_hours, items_per_percent, joules_per_item, net, total
+    from edge_runtime.power import MODELLED, battery_hours, items_per_percent, joules_per_item, net, total
 
+    # a stated power is the same at work and at rest: above idle it would say that work costs nothing
+    idle = None if gross[0].basis == MODELLED else done.idle
     whole = total(gross)
     count = sum(process.inferences for process in processes)
-    above = joules_per_item(net(whole, done.idle), count)
-    tasks = [net(process.task_energy, done.idle).joules for process in processes if process.task_energy]
+    above = joules_per_item(net(whole, idle) if idle else whole, count)
+    spent = [process.task_energy for process in processes if process.task_energy]
+    tasks = [(net(energy, idle) if idle else energy).joules for energy in spent]
     task_j = median(tasks) if tasks else None
     item_j = above.joules if task_j is None else task_j
     doubt = above.uncertainty_j
     row: Row = {
         "basis": whole.basis,
         "about": "; ".join([whole.about, *above.notes]),
-        "idle_w": round_figures(done.idle.watts),
+        "idle_w": round_figures(idle.watts) if idle else None,
         "active_w": round_figures(whole.mean_w),
         "gross_mj": round_figures(1e3 * joules_per_item(whole, count).joules),
         "net_mj": round_figures(1e3 * above.joules),

@@ -31,7 +31,8 @@ Schema 1. Later versions may add fields; they keep these and their meaning. A fi
     memory        {"peak_bytes": VmHWM of the process after inference, "loaded_bytes": resident when loaded,
                    "pss_bytes": or null, "task_peak_bytes": VmHWM after the task or null, "over_time": [[s, bytes]]}
     energy        null without a meter, else {"basis": "measured:SENSOR" | "modelled", "about": words,
-                   "idle_w", "active_w", "gross_mj": an inference, "net_mj": idle subtracted, "uncertainty_mj": of net,
+                   "idle_w": null where modelled, "active_w",
+                   "gross_mj": an inference, "net_mj": idle subtracted (modelled: not), "uncertainty_mj": of net,
                    "task_mj": a whole item, net, or null, "items_per_battery_percent", "battery_hours": or null}
     sustained     null, else {"points": [{"s", "p50_ms", "p99_ms", "mhz", "temperature_c", "throttled", "charging",
                    "active_w"}], "first_ms", "last_ms", "slower": last / first, "slowed_at_s": or null, "why": words}

@@ -121,6 +121,8 @@ def run_cases(
     """Measure. A case that fails is kept with its error, and the others go on. `free_bytes`: of memory, now."""
     done = Measured([Gathered(case) for case in cases], protocol, _together(cases, free_bytes))
     if recorder:
+        if notice:
+            notice(f"measuring what the idle device takes for {protocol.idle_s:.0f} s: leave it alone")
         done.idle = recorder.idle(protocol.idle_s)
         # a meter that is read once a second says nothing of thirty milliseconds
         least_s = 5 * recorder.sensor.period_s

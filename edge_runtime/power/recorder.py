@@ -54,8 +54,8 @@ class Recorder:
     ) -> None:
         self.meter, self.sensor = meter, meter.sensor
         self._clock, self._wall, self._sleep = clock, wall, sleep
-        self._live = not isinstance(meter, Logged) and self.sensor.basis != MODELLED
-        self._background = background and self._live
+        self.live = not isinstance(meter, Logged) and self.sensor.basis != MODELLED
+        self._background = background and self.live
         self._times, self._values = array("d"), array("d")
         self._forgotten_s = float("-inf")
         self._charged_s = float("-inf")
@@ -70,7 +70,7 @@ class Recorder:
     def __enter__(self) -> Recorder:
         """The first reading is taken at once, so that what is missing is said before the work begins."""
         try:
-            if self._live:
+            if self.live:
                 self._take()
         except BaseException:
             self.meter.close()
@@ -134,7 +134,7 @@ class Recorder:
         """Now. A counter is read for it, so that even a short window is exact; a sampler is not: the machine is idle
         while a mark is made, and such a reading would pull the mean down."""
         reading = None
-        if self._live and self.sensor.counter and self._failed is None:
+        if self.live and self.sensor.counter and self._failed is None:
             try:
                 reading = self._take()
             except MeterError as error:
@@ -146,7 +146,7 @@ class Recorder:
         if isinstance(self.meter, Logged):
             samples = self.meter.samples(start.wall_s, end.wall_s)
             return integrate(samples, start.wall_s, end.wall_s, self.meter.sensor)
-        if not self._live:
+        if not self.live:
             seconds = end.at_s - start.at_s
             watts = self.meter.read().value
             return Energy(watts * seconds, seconds, self.sensor.basis, self.sensor.about, 0, self.sensor.accuracy)

@@ -108,8 +108,9 @@ def test_modelled_energy_says_so(models: Path):
         (row,) = run_bench([str(models / "nothing.null")], device, protocol=FAST, recorder=recorder)
     assert row["energy"]["basis"] == "modelled"
     assert row["energy"]["active_w"] == pytest.approx(2.0)
-    assert row["energy"]["net_mj"] == pytest.approx(0, abs=1e-9), "the model of a constant power knows no net"
-    assert row["energy"]["battery_hours"] is None or row["energy"]["battery_hours"] > 0
+    assert row["energy"]["net_mj"] == row["energy"]["gross_mj"] > 0, "a stated power knows no rest"
+    assert row["energy"]["idle_w"] is None
+    assert row["energy"]["battery_hours"] == pytest.approx(5 * 3.85 / 2, rel=0.01)
 
 
 def test_what_cannot_be_measured_is_refused_at_once(models: Path, means: Path, tmp_path: Path):
