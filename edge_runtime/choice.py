@@ -12,6 +12,7 @@ package.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -127,7 +128,8 @@ def remember(found: Learned) -> bool:
         beside.write_text(json.dumps(plain, indent=1))
         os.replace(beside, path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         return False
     return True
 
