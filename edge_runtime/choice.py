@@ -409,7 +409,7 @@ def reorder(plan: Plan, found: Learned) -> Plan:
         if lap is None or one.objections:
             return one
         where = f"{one.cost.where}; latency measured here, {found.when[:10]}"
-        cost = replace(one.cost, latency_ms=lap.ms, where=where.removeprefix("; "))
+        cost = one.cost._replace(latency_ms=lap.ms, where=where.removeprefix("; "))
         return replace(one, cost=cost, threads=lap.threads)
 
     candidates = sorted(

@@ -10,7 +10,6 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -155,24 +154,4 @@ def _reserve() -> None:
 
 def _shapes(specs: tuple[Any, ...]) -> list[Any]:
     # scales may differ in the last digit between readers; shape, dtype and name may not
-    return [replace(one, scale=None, zero_point=None) for one in specs]
-
-
-class FileServer:
-    def __init__(self, program: Program, version: str) -> None:
-        self.program = program
-        self.about = {
-            "engine_version": version,
-            "inputs": [spec.to_json() for spec in program.inputs],
-            "outputs": [spec.to_json() for spec in program.outputs],
-        }
-
-    def handle(self, op: str, meta: dict[str, Any], arrays: dict[str, Array], progress: Progress) -> Reply:
-        return {}, self.program.run(arrays)
-
-
-def serve_file(spec: dict[str, Any]) -> FileServer:
-    """Made in the child."""
-    engine = find_engine(spec["engine"])
-    program = engine.load(Path(spec["model"]), EngineOptions(spec["threads"]))
-    return FileServer(program, engine.version())
+    return [one._replace(scale=None, zero_point=None) for one in specs]

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edge_runtime.child import memory_status
 from edge_runtime.errors import InputError, UsageError
 from edge_runtime.items import Item
-from edge_runtime.server import BundleServer, serve_bundle, serve_file
+from edge_runtime.server import BundleServer, serve_bundle
+from edge_runtime.server_file import serve_file
 from edge_runtime.stats import median
 
 if TYPE_CHECKING:

@@ -7,17 +7,17 @@ its name in `ENGINES`, and it is under the contract test.
 from __future__ import annotations
 
 import importlib
-import json
+import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from edge_runtime.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_runtime.tensors import Array, TensorSpec
 
 ENGINES = ("onnxruntime", "litert", "null")
@@ -25,8 +25,7 @@ PROBE_TIMEOUT_S = 120
 MAX_THREADS = 64
 
 
-@dataclass(frozen=True)
-class EngineOptions:
+class EngineOptions(NamedTuple):
     """`threads`: of one inference."""
 
     threads: int = 1
@@ -67,13 +66,12 @@ class Engine(Protocol):
         """An estimate of the peak of a process that runs a model of this size."""
         ...
 
-    def load(self, model: bytes | Path, options: EngineOptions) -> Program:
+    def load(self, model: bytes | str | Path, options: EngineOptions) -> Program:
         """Raises EngineError when the engine is missing or refuses the model."""
         ...
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """What a child process found of an engine: `reason` is None where it works."""
 
     name: str
@@ -92,10 +90,11 @@ def find_engine(name: str) -> Engine:
 def probe(name: str) -> Probe:
     """Import an engine in a child process: an import can die of SIGILL on a CPU that it was not built for
     (microsoft/onnxruntime#23957), and that must be a fact and not a crash."""
+    import json
     import signal
     import subprocess
 
-    root = str(Path(__file__).resolve().parents[2])
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = f"import sys; sys.path.append({root!r}); from edge_runtime.engine import probe_main; probe_main({name!r})"
     try:
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=PROBE_TIMEOUT_S)
@@ -111,6 +110,8 @@ def probe(name: str) -> Probe:
 
 
 def probe_main(name: str) -> None:
+    import json
+
     engine = find_engine(name)
     reason = engine.missing()
     print(json.dumps({"version": engine.version() if reason is None else None, "reason": reason}))
