@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import MeterError
@@ -84,6 +84,7 @@ def test_a_ramp_is_integrated_exactly():
     assert found.mean_w == pytest.approx(10)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 20), min_size=2, max_size=40), st.floats(0, 1), st.floats(0, 1))
 def test_windows_side_by_side_add_up_and_stay_in_range(watts: list[float], a: float, b: float):
     samples = [Sample(float(n), one) for n, one in enumerate(watts)]
@@ -178,7 +179,13 @@ def test_on_charge_a_figure_is_not_valid():
         assert not run(bench, 5).valid
         bench.charging = False
         bench.sleep(1)
+        start = bench.recorder.mark()
         assert run(bench, 5).valid
+        end = bench.recorder.mark()
+        bench.sleep(1)
+        bench.charging = True
+        bench.sleep(1)
+        assert bench.recorder.energy(start, end).valid
 
 
 def test_a_meter_that_goes_away_is_an_error_and_not_a_figure():
@@ -187,6 +194,19 @@ def test_a_meter_that_goes_away_is_an_error_and_not_a_figure():
         bench.broken = True
         with pytest.raises(MeterError, match="gone"):
             run(bench, 2)
+        bench.broken = False
+        bench.sleep(20)
+        assert run(bench, 5).joules == pytest.approx(10)
+
+
+def test_a_counter_that_cannot_be_read_at_an_end_gives_no_figure():
+    with Bench(COUNTER) as bench:
+        bench.broken = True
+        start = bench.recorder.mark()
+        bench.broken = False
+        bench.sleep(2)
+        with pytest.raises(MeterError, match="at an end of the window"):
+            bench.recorder.energy(start, bench.recorder.mark())
 
 
 def test_a_meter_that_is_not_there_is_said_before_the_work_and_closed():
