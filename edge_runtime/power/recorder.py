@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 from edge_runtime.errors import MeterError
 from edge_runtime.power.energy import Energy, Idle, difference, idle_of, integrate
-from edge_runtime.power.meter import MODELLED, Logged, PowerMeter, Sample
+from edge_runtime.power.meter import MODELLED, Logged, PowerMeter, Reading, Sample
 
 HISTORY = 100_000
 FAILURES = 5
@@ -66,7 +66,8 @@ class Recorder:
         self._stood_still, self._step = False, float("inf")
         self._failed: MeterError | None = None
         self._failures = 0
-        self._lock = threading.Lock()
+        self._asking = threading.Lock()  # one question at a time, which may take a slow meter seconds
+        self._lock = threading.Lock()  # of what is remembered: never held while a meter is asked
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -86,7 +87,7 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._thread:
-            self._thread.join(self.sensor.period_s + 15)
+            self._thread.join(2.0)  # a slow meter's last answer is not waited for
             self._thread = None
         self.meter.close()
 
@@ -112,11 +113,15 @@ class Recorder:
                 self._failed = error if isinstance(error, MeterError) else unknown
 
     def _take(self) -> Sample:
-        with self._lock:
+        with self._asking:
             before = self._clock()
             reading = self.meter.read()
             # slow meters (a process of their own, a bus) are read somewhere between asking and answer
             sample = Sample((before + self._clock()) / 2, reading.value)
+            return self._remember(sample, reading)
+
+    def _remember(self, sample: Sample, reading: Reading) -> Sample:
+        with self._lock:
             self._note_charging(sample.at_s, reading.charging)
             if self._times and sample.at_s <= self._times[-1]:
                 return Sample(self._times[-1], self._values[-1])

@@ -249,6 +249,27 @@ def test_the_thread_reads_by_itself_and_ends():
     assert not [one for one in threading.enumerate() if one.name == "power-recorder"]
 
 
+def test_a_slow_meter_keeps_nobody_waiting():
+    import threading
+
+    meter, asked, answer = Bench(Sensor("test", "", 0.001, 0.01)), threading.Event(), threading.Event()
+    read = meter.read
+
+    def slow() -> Reading:
+        if threading.current_thread() is not threading.main_thread():
+            asked.set()
+            answer.wait(20)
+        return read()
+
+    meter.read = slow  # type: ignore[method-assign]
+    with Recorder(meter) as recorder:
+        assert asked.wait(20)
+        start = recorder.mark()
+        assert recorder.energy(start, recorder.mark()).mean_w == pytest.approx(2.0)
+        assert not answer.is_set()
+        answer.set()
+
+
 def test_stated_watts_are_modelled_and_of_unknown_uncertainty():
     meter = open_meter("modelled", MeterSettings(watts=2.5))
     assert meter
