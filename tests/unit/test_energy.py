@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import MeterError
@@ -84,7 +84,6 @@ def test_a_ramp_is_integrated_exactly():
     assert found.mean_w == pytest.approx(10)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 20), min_size=2, max_size=40), st.floats(0, 1), st.floats(0, 1))
 def test_windows_side_by_side_add_up_and_stay_in_range(watts: list[float], a: float, b: float):
     samples = [Sample(float(n), one) for n, one in enumerate(watts)]

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime import profile
@@ -89,7 +89,6 @@ def test_no_vcgencmd_at_all(tmp_path: Path):
     assert "apt-get install" in (caught.value.hint or "")
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="VDCORE_Acurent(0123456789)=.\n -", max_size=200))
 def test_rails_from_nonsense_are_numbers_or_nothing(text: str):
     for current, voltage in parse_rails(text).values():
@@ -156,7 +155,6 @@ def test_too_much_current_and_a_strange_chip_are_errors():
         ina.Direct(FakeBus({}), "bus", 0.1)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 255), st.integers(0, 0xFFFF)))
 def test_any_registers_give_watts_or_an_error(registers: dict[int, int]):
     with contextlib.suppress(MeterError):
@@ -312,7 +310,6 @@ def test_no_battery_a_hidden_one_and_one_that_tells_nothing(tmp_path: Path):
     assert detect_meter(tmp_path / "mute") == "none"
 
 
-@settings(deadline=None)
 @given(st.integers(-(10**10), 10**10))
 def test_battery_units_stay_in_what_a_device_can_take(raw: int):
     assert 0 <= amperes(raw) <= 10 or abs(raw) > 10**7
@@ -371,7 +368,6 @@ def test_termux_missing_hanging_or_broken_says_what_to_install(tmp_path: Path, m
         open_meter("termux", root=tmp_path)
 
 
-@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda one: st.lists(one)))
 def test_termux_nonsense(found: object):
     for text in (json.dumps(found), json.dumps({"current": found})):
@@ -562,7 +558,6 @@ def test_offsets():
         parse_offset("yesterday")
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_a_log_of_nonsense_is_an_error_and_nothing_worse(tmp_path_factory: pytest.TempPathFactory, rubbish: bytes):
     path = tmp_path_factory.mktemp("log") / "log.csv"

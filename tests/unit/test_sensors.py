@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.sensors import Ticks, read_state, read_temperature, read_ticks, steal_percent
@@ -114,7 +114,6 @@ def test_temperatures_in_three_units(tmp_path: Path, raw: str, degrees: float | 
     assert read_temperature(tree(tmp_path, files)) == degrees
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_nonsense_in_every_file_is_none_or_in_range(tmp_path_factory: pytest.TempPathFactory, rubbish: bytes):
     root = tmp_path_factory.mktemp("rubbish")
