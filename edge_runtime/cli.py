@@ -115,23 +115,15 @@ def _show_device(profile: DeviceProfile, as_json: bool) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from edge_runtime.doctor import examine, self_test
+    from edge_runtime.device_verbs import doctor
 
-    found = examine(arguments.device)
-    if arguments.self_test:
-        with _progress() as progress:
-            found["self_test"] = self_test(arguments.bundle, arguments.device, progress)
+    with _progress() as progress:
+        found = doctor(arguments, progress)
     if arguments.json:
-        _print(found)
+        _print({key: value for key, value in found.items() if key not in ("text", "code")})
     else:
-        for line in found.pop("text"):
-            print(line)
-        for one in found.get("self_test", {}).get("slides", ()):
-            print(f"self-test: {'ok    ' if one['ok'] else 'FAILED'} {one['slide']}: {one['found']}")
-        if "self_test" in found:
-            print("self-test: it proves the path on this device (decode, segment, classify, decide), not the clinic")
-    passed = found.get("self_test", {}).get("ok", True)
-    return 0 if passed and any(one["works"] for one in found["engines"]) else 1
+        print("\n".join(found["text"]))
+    return int(found["code"])
 
 
 # ---------------------------------------------------------------- inspect, fit, pack

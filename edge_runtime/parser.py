@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from edge_runtime import __version__
 
@@ -43,6 +44,10 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _device(one)
     one.add_argument("--self-test", action="store_true", help="read rendered slides whose answer is known")
     one.add_argument("--bundle", default="malaria", help="the bundle for the self-test (default: malaria)")
+    one.add_argument("--folder", type=Path, help="measure the storage of this folder (default: the home folder)")
+    one.add_argument("--write-profile", type=Path, metavar="FILE.toml", help="write a device profile of this machine")
+    one.add_argument("--name", help="the profile's name (default: from the board's model or the CPU)")
+    one.add_argument("--force", action="store_true", help="replace FILE.toml if there is one")
 
     one = verb("inspect", "show what is in a bundle, and check every digest")
     _bundle(one)
