@@ -31,8 +31,9 @@ stride   of the window, 1 where there is none
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -44,7 +45,7 @@ DTYPES = ("float32", "uint8", "int8")
 # Kinds of operators with their own points. `binary` adds or multiplies two tensors, `copy` moves bytes.
 KINDS = (
     *("conv", "conv1x1", "depthwise", "dense", "matmul", "binary", "relu", "sigmoid", "hardswish", "gelu", "softmax"),
-    *("norm", "pool", "globalpool", "copy", "quantize", "dequantize"),
+    *("transpose", "norm", "pool", "globalpool", "copy", "quantize", "dequantize"),
 )
 MAX_POINTS = 128
 _MOST = 2**53
@@ -118,11 +119,13 @@ def parse_when(table: Table, name: str) -> str:
 
 
 def _parse_points(values: object, where: str, path: str) -> dict[str, tuple[Point, ...]]:
-    names = [f"{kind}.{dtype}" for kind in KINDS for dtype in DTYPES]
-    table = Table(values, where, path, (), names)
-    if not table.values:
-        raise bad(where, path, values, "at least one list of points")
-    return {name: _parse_rows(rows, where, f"{path}.{name}") for name, rows in table.values.items()}
+    if not isinstance(values, dict) or not values:
+        raise bad(where, path, values, 'a table of lists of points, such as "conv.float32"')
+    for name in values:
+        kind, _, dtype = name.partition(".")
+        if kind not in KINDS or dtype not in DTYPES:
+            raise bad(where, path, name, f'an operator and a type such as "conv.float32", of {", ".join(DTYPES)}')
+    return {name: _parse_rows(rows, where, f"{path}.{name}") for name, rows in values.items()}
 
 
 def _parse_rows(rows: object, where: str, path: str) -> tuple[Point, ...]:
@@ -135,6 +138,197 @@ def _parse_rows(rows: object, where: str, path: str) -> tuple[Point, ...]:
     if len({tuple(row[:-1]) for row in rows}) != len(rows):
         raise bad(where, path, rows, "each shape only once")
     return tuple(Point(*row) for row in rows)
+
+
+# ------------------------------------------------------------------------------------------------------- prediction
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator of a model as the engine runs it: sizes as of a Point, `count` times the same (groups, heads).
+
+    `dtype` is that of the activations, `name` and `shape` (of the output) are for people.
+    """
+
+    kind: str
+    dtype: str
+    rows: int
+    depth: int
+    width: int
+    kernel: int = 1
+    stride: int = 1
+    count: int = 1
+    name: str = ""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        return self.rows * self.depth * self.width * self.count if self.kind in _MULTIPLIES else 0
+
+    @property
+    def weight_bytes(self) -> int:
+        stored = self.depth * self.width * self.count if self.kind in _WEIGHTED else 0
+        return stored * _item_bytes(self.dtype)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Read and written, each number once."""
+        return (
+            round(_moved(self.rows, self.depth, self.width, self.kernel, self.stride, self.kind))
+            * self.count
+            * (_item_bytes(self.dtype))
+        )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A latency estimated from an operator table. `unknown`: kinds that the table has no points for, whose operators
+    are not in the sum; `parts_ms`: by kind."""
+
+    latency_ms: float
+    parts_ms: Mapping[str, float] = field(hash=False)
+    unknown: tuple[str, ...] = ()
+
+
+_MULTIPLIES = ("conv", "conv1x1", "depthwise", "dense", "matmul")
+_WEIGHTED = ("conv", "conv1x1", "depthwise", "dense")
+# Where a kind was not measured in a dtype, the kind whose points stand in for it.
+_STAND_INS = {"relu": "binary", "hardswish": "sigmoid", "gelu": "sigmoid", "transpose": "copy", "conv1x1": "conv"}
+_ELEMENTWISE = ("binary", "relu", "sigmoid", "hardswish", "gelu", "copy", "quantize", "dequantize")
+_NEIGHBOURS = 4
+_NEAR, _FAR = 0.2, 4.0
+
+
+def predict(table: OperatorTable, nodes: Iterable[Node]) -> Forecast:
+    """The latency of a model of these nodes at batch 1 on the engine and threads of the table."""
+    parts: dict[str, float] = {"call": table.call_ns / 1e6}
+    unknown: dict[str, None] = {}
+    models: dict[str, _Kind] = {}
+    for node in nodes:
+        key = f"{node.kind}.{node.dtype}"
+        if key not in models:
+            points = table.points.get(key) or table.points.get(f"{_STAND_INS.get(node.kind)}.{node.dtype}")
+            if not points:
+                unknown[key] = None
+                continue
+            models[key] = _Kind(points, node.kind)
+        point = Point(node.rows, node.depth, node.width, node.kernel, node.stride, 1)
+        ns = models[key].ns(point)
+        if node.count > 1:  # one call of the engine's operator for all groups or heads
+            ns = node.count * max(ns - models[key].fixed_ns, 0.1 * ns) + models[key].fixed_ns
+        parts[node.kind] = parts.get(node.kind, 0.0) + ns / 1e6
+    return Forecast(sum(parts.values()), parts, tuple(unknown))
+
+
+def node_ns(points: Sequence[Point], like: Point, kind: str = "globalpool") -> float:
+    """Nanoseconds of one operator of that shape, from points of its kind."""
+    return _Kind(points, kind).ns(like)
+
+
+class _Kind:
+    """Time of one kind in one dtype. First a plain law, t = fixed + work / speed + bytes / bandwidth, fitted to the
+    points by relative error; then what the nearest points measured differ from it is carried over, as efficiency
+    depends on channels and sizes in ways that no short formula has."""
+
+    def __init__(self, points: Sequence[Point], kind: str) -> None:
+        self._kind = kind
+        self._places = [_place(p, kind) for p in points]
+        rows = [self._terms(p) for p in points]
+        self._law = _fit(rows, [float(p.ns) for p in points])
+        self.fixed_ns = self._law[0]
+        self._off = [math.log(p.ns / self._lawful(p)) for p in points]
+
+    def _terms(self, p: Point) -> tuple[float, ...]:
+        work = float(p.rows * p.depth * p.width)
+        moved = _moved(p.rows, p.depth, p.width, p.kernel, p.stride, self._kind)
+        weights = float(p.depth * p.width) if self._kind in _WEIGHTED else 0.0
+        return 1.0, work, moved, weights
+
+    def _lawful(self, p: Point) -> float:
+        return max(1.0, sum(a * b for a, b in zip(self._law, self._terms(p), strict=True)))
+
+    def ns(self, p: Point) -> float:
+        place = _place(p, self._kind)
+        near = sorted((math.dist(place, other), n) for n, other in enumerate(self._places))[:_NEIGHBOURS]
+        weights = [(1 / (distance + _NEAR) ** 2, n) for distance, n in near]
+        # far from every point the law stands alone
+        total = sum(weight for weight, _ in weights) + 1 / _FAR**2
+        return self._lawful(p) * math.exp(sum(weight * self._off[n] for weight, n in weights) / total)
+
+
+def _place(p: Point, kind: str) -> tuple[float, ...]:
+    """Where a shape lies, in doublings: shapes that are near have the same efficiency."""
+    if kind in _ELEMENTWISE:
+        return (math.log2(p.rows * p.width),)
+    return (
+        0.5 * math.log2(p.rows),
+        math.log2(max(1, p.depth // p.kernel)),
+        math.log2(p.width),
+        0.5 * math.log2(p.kernel),
+        math.log2(p.stride),
+    )
+
+
+def _moved(rows: int, depth: int, width: int, kernel: int, stride: int, kind: str) -> float:
+    """Numbers read and written, each once, without weights."""
+    if kind in ("conv", "conv1x1"):
+        read = rows * stride**2 * max(1, depth // kernel)
+    elif kind == "dense":
+        read = rows * depth
+    elif kind == "matmul":
+        read = rows * depth + depth * width
+    else:
+        read = rows * stride**2 * width * (2 if kind == "binary" else 1)
+    return float(read + (width if kind == "globalpool" else rows * width))
+
+
+def _item_bytes(dtype: str) -> int:
+    return 4 if dtype == "float32" else 1
+
+
+def _fit(rows: Sequence[tuple[float, ...]], times: Sequence[float]) -> tuple[float, ...]:
+    """Coefficients of at least zero that make the relative errors smallest in the sense of least squares: every
+    choice of coefficients that are not zero is tried, there are few."""
+    size = len(rows[0])
+    best, least = (times[0], *(0.0 for _ in range(size - 1))), math.inf
+    for mask in range(1, 2**size):
+        chosen = [n for n in range(size) if mask >> n & 1]
+        scaled = [[row[n] / time for n in chosen] for row, time in zip(rows, times, strict=True)]
+        found = _solve(scaled)
+        if found is None or min(found) < 0:
+            continue
+        loss = sum((1 - sum(a * b for a, b in zip(found, row, strict=True))) ** 2 for row in scaled)
+        if loss < least - 1e-12:
+            least = loss
+            best = tuple(found[chosen.index(n)] if n in chosen else 0.0 for n in range(size))
+    return best
+
+
+def _solve(rows: Sequence[Sequence[float]]) -> list[float] | None:
+    """Least squares of rows x = 1 by normal equations with unit columns, or None where they do not decide."""
+    size = len(rows[0])
+    norms = [math.sqrt(sum(row[n] ** 2 for row in rows)) for n in range(size)]
+    if not all(norms):
+        return None
+    unit = [[row[n] / norms[n] for n in range(size)] for row in rows]
+    left = [[sum(row[i] * row[j] for row in unit) for j in range(size)] for i in range(size)]
+    right = [sum(row[i] for row in unit) for i in range(size)]
+    for i in range(size):
+        pivot = max(range(i, size), key=lambda n: abs(left[n][i]))
+        if abs(left[pivot][i]) < 1e-9:
+            return None
+        left[i], left[pivot], right[i], right[pivot] = left[pivot], left[i], right[pivot], right[i]
+        for j in range(i + 1, size):
+            share = left[j][i] / left[i][i]
+            left[j] = [a - share * b for a, b in zip(left[j], left[i], strict=True)]
+            right[j] -= share * right[i]
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        found[i] = (right[i] - sum(left[i][j] * found[j] for j in range(i + 1, size))) / left[i][i]
+    return [value / norm for value, norm in zip(found, norms, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
 
 
 def format_operators(tables: tuple[OperatorTable, ...]) -> str:
