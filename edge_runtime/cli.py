@@ -117,13 +117,24 @@ def _show_device(profile: DeviceProfile, as_json: bool) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from edge_runtime.device_verbs import doctor
 
-    with _progress() as progress:
+    with _progress("percent" if arguments.calibrate else "images") as progress:
         found = doctor(arguments, progress)
     if arguments.json:
         _print({key: value for key, value in found.items() if key not in ("text", "code")})
     else:
         print("\n".join(found["text"]))
     return int(found["code"])
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from edge_runtime.device_verbs import lines, predict
+
+    for found in predict(arguments):
+        if arguments.json:
+            _print(found)
+        else:
+            print("\n".join(lines(found)))
+    return 0
 
 
 # ---------------------------------------------------------------- inspect, fit, pack
@@ -337,7 +348,7 @@ def _phantom(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress | None]:
+def _progress(what: str = "images") -> Iterator[Progress | None]:
     """A line on stderr that rewrites itself, on a terminal only."""
     if not sys.stderr.isatty():
         yield None
@@ -348,7 +359,7 @@ def _progress() -> Iterator[Progress | None]:
     def show(done: int, total: int | None) -> None:
         if done != last[0] and total and total > 1:
             filled = 30 * done // total
-            _say_over(f"[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} images ")
+            _say_over(f"[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} {what} ")
         last[0] = done
 
     try:
@@ -362,6 +373,7 @@ VERBS = {
     "doctor": _doctor,
     "inspect": _inspect,
     "fit": _fit,
+    "predict": _predict,
     "run": _run,
     "loop": _loop,
     "journal": _journal,

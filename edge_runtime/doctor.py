@@ -21,6 +21,8 @@ from edge_runtime.disk import DiskSpeed, measure_disk
 from edge_runtime.engine import ENGINES, probe
 from edge_runtime.errors import UsageError
 from edge_runtime.facts import CoreGroup, clock_facts, core_groups, int8_meaning, state
+from edge_runtime.guard import Limits
+from edge_runtime.micro.measure import calibrate
 from edge_runtime.probe import home, read_machine
 from edge_runtime.profile import THIS_DEVICE, Measured, Source, load_profile
 from edge_runtime.profile_file import slug
@@ -135,6 +137,21 @@ def _disk(disk: DiskSpeed) -> str:
         f"written with fsync {format_bytes(disk.write_bytes_per_s)}/s, read {read}; "
         f"fsync of a journal's row {format_ms(disk.fsync_ms)}, the worst {format_ms(disk.fsync_worst_ms)}"
     )
+
+
+def calibrate_engines(engines: list[dict[str, Any]], progress: Progress | None = None) -> tuple[OperatorTable, ...]:
+    """The operator table of each engine that works, one thread, some 20 s each, under this device's memory limit."""
+    works = [one["engine"] for one in engines if one["works"]]
+    limits = Limits(ram_bytes=load_profile(THIS_DEVICE).budget.ram_bytes)
+    tables = []
+    for number, name in enumerate(works):
+
+        def show(done: int, total: int | None, before: int = number) -> None:
+            if progress:
+                progress((100 * before + done) // len(works), 100)
+
+        tables.append(calibrate(name, limits=limits, progress=show))
+    return tuple(tables)
 
 
 def profile_of_this_device(

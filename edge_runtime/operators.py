@@ -42,10 +42,11 @@ from edge_runtime.fields import Table, bad
 
 VERSION = 1
 DTYPES = ("float32", "uint8", "int8")
-# Kinds of operators with their own points. `binary` adds or multiplies two tensors, `copy` moves bytes.
+# Kinds of operators with their own points. `binary` adds or multiplies two tensors, `copy` moves bytes, `skipnorm`
+# adds two tensors and normalizes rows.
 KINDS = (
     *("conv", "conv1x1", "depthwise", "dense", "matmul", "binary", "relu", "sigmoid", "hardswish", "gelu", "softmax"),
-    *("transpose", "norm", "pool", "globalpool", "copy", "quantize", "dequantize"),
+    *("transpose", "norm", "skipnorm", "pool", "globalpool", "copy", "quantize", "dequantize"),
 )
 MAX_POINTS = 128
 _MOST = 2**53

@@ -48,6 +48,11 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     one.add_argument("--write-profile", type=Path, metavar="FILE.toml", help="write a device profile of this machine")
     one.add_argument("--name", help="the profile's name (default: from the board's model or the CPU)")
     one.add_argument("--force", action="store_true", help="replace FILE.toml if there is one")
+    one.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="measure single operators on each engine, some 20 s each (more on slow devices), for `predict`",
+    )
 
     one = verb("inspect", "show what is in a bundle, and check every digest")
     _bundle(one)
@@ -58,6 +63,10 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _device(one)
     one.add_argument("--engine", help="consider this engine only")
     one.add_argument("--here", action="store_true", help="count only engines that work on this machine")
+
+    one = verb("predict", "a model's latency on a device, estimated from its operator table; for the workstation")
+    one.add_argument("model", type=Path, help="an .onnx or .tflite file, or a bundle")
+    one.add_argument("--device", required=True, metavar="FILE.toml", help="a profile by doctor --calibrate")
 
     one = verb("run", "read slides or images")
     _bundle(one)

@@ -39,8 +39,6 @@ GOAL = 0.25
 class Timer:
     """In the child: one window of inferences."""
 
-    about: dict[str, Any] = {}
-
     def __init__(self, model: Path, engine: str) -> None:
         from edge_runtime.engine import EngineOptions, find_engine
 
@@ -133,9 +131,8 @@ def report(rows: list[dict[str, Any]], output: Path | None) -> int:
     errors = [abs(row["ratio"] - 1) for row in rows]
     median = statistics.median(errors)
     within = sum(error <= GOAL for error in errors)
-    print(
-        f"{len(rows)} models, median |ratio - 1| {median:.1%} (goal {GOAL:.0%}); {within} within, worst {max(errors):.0%}"
-    )
+    summary = f"median |ratio - 1| {median:.1%} (goal {GOAL:.0%}); {within} within, worst {max(errors):.0%}"
+    print(f"{len(rows)} models, {summary}")
     if output:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         with output.open("a") as file:

@@ -30,13 +30,14 @@ _KINDS = {
     **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "Sin", "Cos"), "sigmoid"),
     **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu"), "gelu"),
     **dict.fromkeys(("Softmax", "LogSoftmax", "QLinearSoftmax"), "softmax"),
-    **dict.fromkeys(("LayerNormalization", "SkipLayerNormalization", "InstanceNormalization"), "norm"),
+    **dict.fromkeys(("LayerNormalization", "InstanceNormalization"), "norm"),
     **dict.fromkeys(("SimplifiedLayerNormalization", "GroupNorm", "LRN"), "norm"),
     **dict.fromkeys(("Concat", "QLinearConcat", "Slice", "Pad", "Split", "Gather", "Tile", "Expand"), "copy"),
-    **dict.fromkeys(("Resize", "Upsample"), "copy"),
-    **dict.fromkeys(("Transpose", "DepthToSpace", "SpaceToDepth", "ReorderInput", "ReorderOutput"), "transpose"),
+    **dict.fromkeys(("Resize", "Upsample", "ReorderInput", "ReorderOutput"), "copy"),
+    **dict.fromkeys(("Transpose", "DepthToSpace", "SpaceToDepth"), "transpose"),
     **dict.fromkeys(("QuantizeLinear", "DynamicQuantizeLinear"), "quantize"),
     "DequantizeLinear": "dequantize",
+    "SkipLayerNormalization": "skipnorm",
 }
 _PLANES = ("GlobalAveragePool", "GlobalMaxPool", "QLinearGlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceSum")
 _WINDOWS = ("MaxPool", "AveragePool", "QLinearAveragePool")

@@ -63,7 +63,7 @@ class LiteWriter:
         self._other: Tensor | None = None
 
     def supports(self, spec: Spec) -> bool:
-        return spec.kind != "norm"  # there is no such operator
+        return spec.kind not in ("norm", "skipnorm")  # there are no such operators
 
     def input(self, spec: Spec, dtype: str) -> Tensor:
         if spec.kind in ("dense", "matmul"):

@@ -50,10 +50,12 @@ class OnnxWriter:
         if self._is_image(spec):
             sides = (side * stride for side, stride in zip(spec.sides, spec.strides, strict=True))
             return 1, spec.channels, *sides
+        if spec.kind == "dense" and spec.rows == 1:  # networks end in matrices
+            return 1, spec.depth
         return 1, spec.rows, spec.depth if spec.kind in ("dense", "matmul") else spec.width
 
     def _is_image(self, spec: Spec) -> bool:
-        return spec.kind not in ("dense", "matmul", "softmax", "norm", "gelu", "transpose")
+        return spec.kind not in ("dense", "matmul", "softmax", "norm", "skipnorm", "gelu", "transpose")
 
     def apply(self, spec: Spec, x: str, other: str) -> str:
         """The operator on `x`; `other` is a second tensor of the same shape."""
@@ -67,8 +69,8 @@ class OnnxWriter:
             return self.pool(x, self.dtype)
         if spec.kind == "binary":
             return self._node("Add", [x, other]) if self.dtype == FLOAT else self._quantized("QLinearAdd", [x, other])
-        if spec.kind == "norm":
-            return self._norm(spec, x)
+        if spec.kind in ("norm", "skipnorm"):
+            return self._norm(spec, x, other)
         if spec.kind in ("quantize", "dequantize"):
             kind = "QuantizeLinear" if spec.kind == "quantize" else "DequantizeLinear"
             return self._node(kind, [x, "x_scale", "zero"])
@@ -93,7 +95,8 @@ class OnnxWriter:
 
     def concat(self, parts: list[str], spec: Spec) -> str:
         """One tensor of all, along the channels."""
-        return self._node("Concat", parts, {"axis": 1 if self._is_image(spec) else 2}) if len(parts) > 1 else parts[0]
+        flat = self._is_image(spec) or (spec.kind == "dense" and spec.rows == 1)
+        return self._node("Concat", parts, {"axis": 1 if flat else 2}) if len(parts) > 1 else parts[0]
 
     def finish(self, output: str, dtype: str) -> bytes:
         tensors = list(self._tensors.values())
@@ -144,9 +147,14 @@ class OnnxWriter:
         return self._node("QLinearConv", inputs, attributes)
 
     def _multiply(self, spec: Spec, x: str) -> str:
+        import numpy as np
+
         if spec.kind == "matmul":
             return self._node("MatMul", [x, "other"])
         weight = self._weight((spec.depth, spec.width), spec.depth)
+        if self.dtype == FLOAT and spec.rows == 1:
+            bias = self._constant(f"w{len(self._tensors)}", np.full(spec.width, 0.1, np.float32))
+            return self._node("Gemm", [x, weight, bias])
         if self.dtype == FLOAT:
             return self._node("MatMul", [x, weight])
         return self._node("QLinearMatMul", [x, "x_scale", "zero", weight, "w_scale", "w_zero", "y_scale", "zero"])
@@ -155,9 +163,11 @@ class OnnxWriter:
         """The second factor of `matmul`, an input of the model."""
         self._inputs.append(onnx.value("other", self.dtype, (1, spec.depth, spec.width)))
 
-    def _norm(self, spec: Spec, x: str) -> str:
+    def _norm(self, spec: Spec, x: str, other: str) -> str:
         import numpy as np
 
         scale = self._constant(f"w{len(self._tensors)}", np.full(spec.width, 1.1, np.float32))
         bias = self._constant(f"w{len(self._tensors)}", np.full(spec.width, 0.1, np.float32))
+        if spec.kind == "skipnorm":
+            return self._node("SkipLayerNormalization", [x, other, scale, bias], {"epsilon": 1e-5}, _MICROSOFT)
         return self._node("LayerNormalization", [x, scale, bias], {"axis": 2, "epsilon": 1e-5})

@@ -30,16 +30,16 @@ class Spec:
     def sides(self) -> tuple[int, int]:
         """Height and width of the output: square where `rows` is a square number, else a line."""
         side = math.isqrt(self.rows)
-        return (side, side) if side * side == self.rows else (self.rows, 1)
+        return (side, side) if side * side == self.rows else (1, self.rows)
 
     @property
     def window(self) -> tuple[int, int]:
         side = math.isqrt(self.kernel)
-        return (side, side) if self.sides[1] > 1 and side * side == self.kernel else (self.kernel, 1)
+        return (side, side) if self.sides[0] > 1 and side * side == self.kernel else (1, self.kernel)
 
     @property
     def strides(self) -> tuple[int, int]:
-        return self.stride, self.stride if self.sides[1] > 1 else 1
+        return self.stride if self.sides[0] > 1 else 1, self.stride
 
     @property
     def channels(self) -> int:
@@ -61,7 +61,7 @@ class Spec:
             return self.stride == 1 and self.channels == self.width
         if self.kind in ("dense", "matmul"):
             return self.depth == self.width
-        same = ("binary", "relu", "sigmoid", "hardswish", "gelu", "softmax", "norm")
+        same = ("binary", "relu", "sigmoid", "hardswish", "gelu", "softmax", "norm", "skipnorm")
         return self.kind in same or (self.kind == "depthwise" and self.stride == 1)
 
 
@@ -120,7 +120,9 @@ def specs(dtype: str) -> list[Spec]:
         *([Spec(kind, dtype, rows, 1, width) for rows, width in _PLAIN] for kind in _plain(dtype)),
     ]
     if dtype == FLOAT:
-        lists += [[Spec(kind, dtype, rows, 1, width) for rows, width in _ROWS] for kind in ("softmax", "norm")]
+        lists += [
+            [Spec(kind, dtype, rows, 1, width) for rows, width in _ROWS] for kind in ("softmax", "norm", "skipnorm")
+        ]
         lists.append([Spec("matmul", dtype, *sizes) for sizes in _MATMUL])
     # pooling whole planes ends many other micro-models: it must be known before them
     return [Spec("globalpool", dtype, rows, 1, width) for rows, width in _GLOBAL] + list(_in_turn(lists))
