@@ -105,7 +105,7 @@ def format_profile(profile: DeviceProfile) -> str:
         f"threads = {profile.threads}",
         f"power_meter = {_text(profile.power_meter)}",
         *([f"battery_mah = {profile.battery_mah}"] if profile.battery_mah else []),
-        *([f"notes = {_text(profile.notes, 2000)}"] if profile.notes else []),
+        *([f"notes = {_text(profile.notes, 900)}"] if profile.notes else []),
         "",
         *("[budget]", f'ram = "{profile.budget.ram_bytes}B"', f'storage = "{profile.budget.storage_bytes}B"'),
         *([f'latency = "{profile.budget.latency_ms:f}ms"'] if profile.budget.latency_ms else []),

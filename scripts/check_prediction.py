@@ -80,8 +80,8 @@ def measure(models: dict[str, Path], rounds: int, window_s: float) -> dict[str, 
                 found[name].append(child.call("time", {"window_s": window_s})[0])
             finally:
                 child.close()
-            print(f"round {turn + 1} of {rounds}: {name:<40}", end="\r", file=sys.stderr)
-    print(" " * 70, end="\r", file=sys.stderr)
+            if sys.stderr.isatty():
+                print(f"round {turn + 1} of {rounds}: {name:<40}", end="\r", file=sys.stderr)
     return {
         name: {
             "measured_ms": statistics.median(sorted(row["low_ms"] for row in rows)[: (len(rows) + 1) // 2]),

@@ -6,6 +6,7 @@ a function of a `Net`, which writes ONNX (convolution, normalization and activat
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_runtime.micro.flat_bytes import Scalar
 from edge_runtime.micro.lite_models import LiteWriter, Tensor
 from edge_runtime.micro.shapes import FLOAT, Spec
 
@@ -188,8 +190,10 @@ class LiteNet:
         return x
 
     def dense(self, x: Tensor, width: int, act: str = "") -> Tensor:
-        spec = Spec("dense", self.dtype, 1, int(np.prod(x.shape)), width)
-        return self.writer.apply(spec, x, x)
+        depth = int(np.prod(x.shape))
+        factors = self.writer._weights((width, depth), Spec("dense", self.dtype, 1, depth, width), 0)
+        options = {0: Scalar("b", 0), 2: Scalar("b", 0)}  # planes are flattened
+        return self.writer._operator("FULLY_CONNECTED", [x, *factors], (1, width), options)
 
     def save(self, path: Path, output: Tensor) -> None:
         path.write_bytes(self.writer.finish(output, self.dtype))
@@ -396,5 +400,6 @@ def _quantize(path: Path, shape: tuple[int, ...], seed: int) -> None:
             self.left -= 1
             return {"input": self.rng.standard_normal(shape).astype(np.float32)} if self.left >= 0 else None
 
+    logging.disable(logging.WARNING)  # it advises a pre-processing that changes nothing here
     kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
     quantize_static(str(path), str(path), Noise(), **kinds)

@@ -28,7 +28,7 @@ BUDGET_S = 20.0
 _POINT_S, _ROUNDS, _MOST_ROUNDS = 0.015, 3, 40
 _TOO_LONG_S = 2.0
 _MOST_PASSES, _FIRST_PASS = 4, 4  # on a slow device the first pass may take that many times the budget
-_DEATHS = 3
+_DEATHS = 8
 _CALL_EVERY, _UNKNOWN_NS = 60, 10**9
 
 
@@ -101,9 +101,10 @@ def calibrate(
     budget_s: float = BUDGET_S,
     progress: Progress | None = None,
 ) -> OperatorTable:
-    """Measure single operators on `engine` in a guarded child, some `budget_s` seconds; progress in points.
+    """Measure single operators on `engine` in a guarded child for `budget_s` seconds; a slow device may take four times
+    as long to meet every shape once. Progress in percent.
 
-    Raises EngineError where the engine does not work here, dies again and again, or nothing could be measured.
+    Raises EngineError where the engine does not work here or nothing could be measured.
     """
     if reason := probe(engine).reason:
         raise EngineError(f"{engine} does not work here: {reason}", hint="edge-runtime doctor")
@@ -117,7 +118,7 @@ def calibrate(
                 if number % _CALL_EVERY == 0:
                     session.measure_call()
                 spent = time.monotonic() - start
-                if spent > (budget_s if turn else _FIRST_PASS * budget_s):
+                if session.ended or spent > (budget_s if turn else _FIRST_PASS * budget_s):
                     break
                 found = session.measure(spec)
                 if found is not None:
@@ -125,6 +126,7 @@ def calibrate(
                 if progress:
                     step = max(number / len(wanted) if not turn else 0.0, spent / budget_s)
                     progress(min(99, int(100 * step)), 100)
+        session.measure_call()
     finally:
         session.close()
     if not best:
@@ -152,19 +154,20 @@ class _Timed:
 
 
 class _Session:
-    """A child that measures; made again when a shape takes it down."""
+    """A child that measures; made again when a shape takes it down, a few times: `ended` when it was too often."""
 
     def __init__(self, engine: str, threads: int, limits: Limits | None) -> None:
         self._spec, self._limits = {"engine": engine, "threads": threads}, limits
         self._child: Child | None = None
         self._refused: set[Spec] = set()
         self._deaths = 0
+        self.ended = False
         self.engine_version = ""
         self.call_ns = _UNKNOWN_NS
 
     def measure(self, spec: Spec) -> _Timed | None:
-        """None where the engine cannot. Raises after many deaths."""
-        if spec in self._refused:
+        """None where the engine cannot. Raises EngineError or BudgetError where no child can be had at all."""
+        if spec in self._refused or self.ended:
             return None
         try:
             if self._child is None:
@@ -176,7 +179,8 @@ class _Session:
             if self._child is None or not self._child.alive:
                 self._deaths += 1
                 self.close()
-                if self._deaths > _DEATHS:
+                self.ended = self._deaths > _DEATHS
+                if not self.engine_version:
                     raise
             return None
         if found["ns"] is None:
