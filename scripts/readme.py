@@ -114,7 +114,8 @@ def prediction() -> str:
     within = sum(error <= 0.25 for error in errors)
     machine = f"an {last[0]['arch']} machine" if last[0]["arch"][0] in "aeiou" else f"a {last[0]['arch']} machine"
     text = (
-        f"On {machine}, {len(last)} networks that the calibration had never seen, one thread: predicted against "
+        f"On {machine} that others used too, {len(last)} networks that the calibration had never seen, one thread, "
+        f"processor time of the least disturbed tenth: predicted against "
         f"measured latency differs by {100 * statistics.median(errors):.0f} % in the median; {within} are within "
         f"25 %, the worst is off by {100 * max(errors):.0f} %."
     )

@@ -40,7 +40,7 @@ _KINDS = {
     "SkipLayerNormalization": "skipnorm",
 }
 _PLANES = ("GlobalAveragePool", "GlobalMaxPool", "QLinearGlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceSum")
-_WINDOWS = ("MaxPool", "AveragePool", "QLinearAveragePool")
+_WINDOWS = ("MaxPool", "NhwcMaxPool", "AveragePool", "QLinearAveragePool")
 # operator -> the places of data and weights among its inputs
 _CONVOLUTIONS = {"Conv": (0, 1), "FusedConv": (0, 1), "QLinearConv": (0, 3), "NhwcFusedConv": (0, 1)}
 _PRODUCTS = {
@@ -128,7 +128,8 @@ def _node(node: Any, attributes: Mapping[str, Any], tensors: Mapping[str, Array]
     if kind in _PLANES:
         rows = max(1, first.size // max(1, out.size))
         return Node("globalpool", out.dtype.name, rows, 1, out.size, name=node.name, shape=out.shape)
-    width = max(1, out.shape[-1] if out.ndim != 4 else out.shape[1])
+    planes = out.ndim == 4 and not (kind.startswith("Nhwc") or attributes.get("channels_last"))
+    width = max(1, out.shape[1] if planes else math.prod(out.shape[-1:]))
     rows = max(1, out.size // width)
     if kind in _WINDOWS:
         kernel, stride = math.prod(attributes["kernel_shape"]), max(attributes.get("strides", [1]))
