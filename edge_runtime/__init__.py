@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle as Bundle
     from edge_runtime.bundle import load_bundle as load_bundle
@@ -48,7 +50,6 @@ _HOME = {
     "open_program": "program",
 }
 __all__ = sorted(_HOME)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

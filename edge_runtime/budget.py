@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.units import format_bytes, format_ms
 
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
 MEASURED, ESTIMATED = "measured", "estimated"
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What a variant needs on an engine. `ram_bytes` is the peak resident memory of the whole process that runs it,
     `storage_bytes` what lies on disk for it. `basis` is "measured" or "estimated", with `where` saying how."""
 

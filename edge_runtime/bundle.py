@@ -27,9 +27,8 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from edge_runtime.budget import Cost
 from edge_runtime.digest import sha256
@@ -48,16 +47,14 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     name: str
     offset: int
     size: int
     sha256: str
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """One form of the model: `recipe` is how it was made, `metrics` what it reached, `costs` by "engine/arch"."""
 
     name: str
@@ -66,16 +63,15 @@ class Variant:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     recipe: tuple[Mapping[str, Any], ...] = ()
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    costs: Mapping[str, Cost] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = {}
+    costs: Mapping[str, Cost] = {}
 
     @property
     def sha256(self) -> str:
         return self.file.sha256
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Bundle(NamedTuple):
     """A bundle's header, checked. Files stay on disk until `read`."""
 
     path: Path

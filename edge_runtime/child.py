@@ -2,12 +2,14 @@
 
 Apart from guard.py because every module that it loads is memory that the model's budget pays for.
 
-A frame either way: 4 bytes length, that many bytes of JSON, then the bytes of the arrays that the JSON describes.
+A frame either way: 4 bytes length, that many bytes of JSON, then the bytes of the arrays that the JSON describes, the
+large ones in memory that both sides share.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -18,6 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from edge_runtime.errors import EdgeError
 
 if TYPE_CHECKING:
+    import mmap
+
     from edge_runtime.tensors import Array
 
 Progress = Callable[[int, int | None], None]
@@ -69,25 +73,97 @@ def _psutil_status(pid: int | str) -> dict[str, int]:
 # ---------------------------------------------------------------- frames
 
 
-def write_frame(stream: IO[bytes], plain: dict[str, Any], arrays: Mapping[str, Array] | None = None) -> None:
+class Shared:
+    """Memory that parent and child both see, for arrays going one way: a pipe hands over 64 KiB at a time, and waking
+    the other side for each costs more than a small network computes.
+
+    The bytes of a frame are good until the next frame is written, so whoever keeps them copies them.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._map: mmap.mmap | None = None
+
+    @classmethod
+    def make(cls) -> Shared | None:
+        """None where the system has no such thing: then everything goes through the pipe."""
+        try:
+            return cls(os.memfd_create("edge-runtime", os.MFD_CLOEXEC))
+        except (AttributeError, OSError):
+            return None
+
+    def put(self, arrays: list[Array], offsets: list[int], total: int) -> None:
+        import numpy as np
+
+        if os.fstat(self.fd).st_size < total:
+            os.ftruncate(self.fd, total)
+        region = self._region(total)
+        for array, offset in zip(arrays, offsets, strict=True):
+            target = np.frombuffer(region, array.dtype, array.size, offset).reshape(array.shape)
+            np.copyto(target, array)
+
+    def get(self, dtype: str, shape: list[int], offset: int, size: int) -> Array:
+        import numpy as np
+
+        found = np.frombuffer(self._region(offset + size), dtype, math.prod(shape), offset).reshape(shape)
+        found.flags.writeable = False
+        return found
+
+    def _region(self, size: int) -> mmap.mmap:
+        import mmap
+
+        if self._map is None or len(self._map) < size:
+            # what still looks at the old one keeps it
+            self._map = mmap.mmap(self.fd, os.fstat(self.fd).st_size)
+        return self._map
+
+    def close(self) -> None:
+        self._map = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+# Smaller arrays stay in the pipe: they fit into what it holds.
+SHARE_BYTES = 16 << 10
+_ALIGN = 64
+
+
+def write_frame(
+    stream: IO[bytes],
+    plain: dict[str, Any],
+    arrays: Mapping[str, Array] | None = None,
+    shared: Shared | None = None,
+) -> None:
     blobs: list[bytes] = []
     described = []
+    placed: list[Array] = []
+    offsets: list[int] = []
+    end = 0
     for name, array in (arrays or {}).items():
-        # strings travel as JSON: their object arrays hold pointers
-        strings = array.tolist() if array.dtype == object else None
-        blob = b"" if strings is not None else array.tobytes()
-        described.append(
-            {"name": name, "dtype": str(array.dtype), "shape": array.shape, "n": len(blob), "strings": strings}
-        )
-        blobs.append(blob)
+        about: dict[str, Any] = {"name": name, "dtype": str(array.dtype), "shape": array.shape}
+        if array.dtype == object:  # strings travel as JSON: their object arrays hold pointers
+            about["strings"] = array.tolist()
+        elif shared and array.nbytes >= SHARE_BYTES:
+            about |= {"n": array.nbytes, "at": end}
+            placed.append(array)
+            offsets.append(end)
+            end += -(-array.nbytes // _ALIGN) * _ALIGN
+        else:
+            about["n"] = array.nbytes
+            blobs.append(array.tobytes())
+        described.append(about)
+    if shared and placed:
+        shared.put(placed, offsets, end)
     text = json.dumps(plain | {"arrays": described}).encode()
-    stream.write(len(text).to_bytes(4, "big") + text)
-    for blob in blobs:
-        stream.write(blob)
+    stream.write(b"".join([len(text).to_bytes(4, "big"), text, *blobs]))
     stream.flush()
 
 
-def read_frame(read: Callable[[int], bytes]) -> tuple[dict[str, Any], dict[str, Array]] | None:
+def read_frame(
+    read: Callable[[int], bytes], shared: Shared | None = None
+) -> tuple[dict[str, Any], dict[str, Array]] | None:
+    """None where the other side is gone. Arrays in `shared` are views into it."""
     length = read(4)
     if len(length) < 4:
         return None
@@ -97,8 +173,12 @@ def read_frame(read: Callable[[int], bytes]) -> tuple[dict[str, Any], dict[str, 
     for one in plain.pop("arrays"):
         import numpy as np
 
-        if one["strings"] is not None:
+        if "strings" in one:
             arrays[one["name"]] = np.array(one["strings"], object).reshape(one["shape"])
+        elif "at" in one:
+            if shared is None:
+                raise ValueError("an array in shared memory, and none is shared")
+            arrays[one["name"]] = shared.get(one["dtype"], one["shape"], one["at"], one["n"])
         else:
             arrays[one["name"]] = np.frombuffer(read(one["n"]), one["dtype"]).reshape(one["shape"])
     return plain, arrays
@@ -107,10 +187,11 @@ def read_frame(read: Callable[[int], bytes]) -> tuple[dict[str, Any], dict[str, 
 # ---------------------------------------------------------------- serving
 
 
-def child_main(target: str, lifeline: int = -1) -> None:
+def child_main(target: str, lifeline: int = -1, to_child: int = -1, to_parent: int = -1) -> None:
     """Serve frames from stdin until it closes. Whatever the engine prints goes to stderr, never into the frames.
 
-    `lifeline`: the reading end of a pipe that the parent holds open.
+    `lifeline`: the reading end of a pipe that the parent holds open. `to_child`, `to_parent`: descriptors of the
+    memory that both see, for arrays in each direction; -1 where there is none.
     """
     _die_with_parent(lifeline)
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -121,6 +202,7 @@ def child_main(target: str, lifeline: int = -1) -> None:
     # would be recorded as one that killed its model.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    into, out = (Shared(fd) if fd >= 0 else None for fd in (to_child, to_parent))
     first = read_frame(requests.read)
     if first is None:
         return
@@ -134,20 +216,20 @@ def child_main(target: str, lifeline: int = -1) -> None:
         module, _dot, name = target.partition(":")
         made = getattr(importlib.import_module(module), name)(first[0]["spec"])
         handler.append(made)
-        _limit_data(allowed, 0)
+        _limit_data(allowed, LOADING_SLACK_BYTES if first[0]["loads_later"] else 0)
         return getattr(made, "about", {}), {}
 
-    alive = _serve_one(answers, start, {}, {})
+    alive = _serve_one(answers, out, start, {}, {})
     while alive:
         try:
-            frame = read_frame(requests.read)
+            frame = read_frame(requests.read, into)
         except MemoryError as error:  # arrays larger than what is allowed: the rest of the frame cannot be read
             write_frame(answers, {"error": _described(error)})
             return
         if frame is None:
             return
         plain, arrays = frame
-        _serve_one(answers, partial(handler[0].handle, plain["op"]), plain["meta"], arrays)
+        _serve_one(answers, out, partial(handler[0].handle, plain["op"]), plain["meta"], arrays)
 
 
 def _die_with_parent(lifeline: int) -> None:
@@ -162,13 +244,27 @@ def _die_with_parent(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
+# Looking up one's own peak takes as long as a small inference: after a short answer, only so often.
+_PEAK_S = 0.05
+_last_peak = [0.0, 0]
+
+
+def _peak_bytes(since: float) -> int:
+    now = time.monotonic()
+    if now - since > _PEAK_S / 10 or now - _last_peak[0] > _PEAK_S:
+        _last_peak[:] = [now, memory_status().get("VmHWM", 0)]
+    return int(_last_peak[1])
+
+
 def _serve_one(
     answers: IO[bytes],
+    shared: Shared | None,
     work: Callable[[dict[str, Any], dict[str, Array], Progress], Reply],
     meta: dict[str, Any],
     arrays: dict[str, Array],
 ) -> bool:
-    last = [time.monotonic()]
+    begin = time.monotonic()
+    last = [begin]
 
     def progress(done: int, total: int | None) -> None:
         if time.monotonic() - last[0] > 0.1:
@@ -177,7 +273,7 @@ def _serve_one(
 
     try:
         reply, out = work(meta, arrays, progress)
-        write_frame(answers, {"meta": reply, "peak_bytes": memory_status().get("VmHWM", 0)}, out)
+        write_frame(answers, {"meta": reply, "peak_bytes": _peak_bytes(begin)}, out, shared)
         return True
     except Exception as error:
         plain = _described(error)

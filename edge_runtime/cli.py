@@ -180,7 +180,12 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     device = load_profile(arguments.device)
     here = arguments.here or device.name == THIS_DEVICE
-    found = plan(load_bundle(arguments.bundle), device, engine=arguments.engine, here=here)
+    bundle = load_bundle(arguments.bundle)
+    found = plan(bundle, device, engine=arguments.engine, here=here or arguments.measure)
+    if arguments.measure:
+        from edge_runtime.choice import choose
+
+        found = choose(bundle, device, found, notice=_say)
     if arguments.json:
         _print(found.to_json())
     else:
@@ -203,6 +208,12 @@ def _pack(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    from edge_runtime.cli_bench import bench
+
+    return bench(arguments)
+
+
 # ---------------------------------------------------------------- run, loop, journal
 
 
@@ -215,6 +226,8 @@ def _open(arguments: argparse.Namespace) -> Session:
         engine=arguments.engine,
         variant=arguments.variant,
         threads=arguments.threads,
+        measure=False if arguments.no_measure else None,
+        notice=_say,
     )
     for refused in session.refused:
         _say(f"edge-runtime: passed over: {refused}")
@@ -225,25 +238,34 @@ def _open(arguments: argparse.Namespace) -> Session:
 
 def _run(arguments: argparse.Namespace) -> int:
     from edge_runtime.items import find_items
+    from edge_runtime.loop import run_item
+    from edge_runtime.meter_options import open_recorder
 
     worst = 0
     counts: dict[str, int] = {}
     if arguments.cells and not arguments.json:
         raise UsageError("--cells goes with --json")
     items = find_items(arguments.paths, arguments.slide_name)
-    with _open(arguments) as session, _progress() as progress:
+    energies: list[float | None] = []
+    with open_recorder(arguments, _say) as recorder, _open(arguments) as session, _progress() as progress:
         for item in items:
-            outcome = session.run(item, details=arguments.cells, progress=progress)
+            outcome = run_item(session, item, details=arguments.cells, progress=progress, recorder=recorder)
             _show(outcome, arguments.json)
+            energies.append(outcome.energy_mj)
             key = "error" if outcome.error else str(outcome.to_json().get("verdict", "read"))
             counts[key] = counts.get(key, 0) + 1
             worst = max(worst, outcome.error.exit_code if outcome.error else 0)
         peak = session.peak_ram_bytes
     if sum(counts.values()) > 1:
-        from edge_runtime.units import format_bytes
+        from edge_runtime.units import format_bytes, format_mj
 
         totals = ", ".join(f"{count} {key}" for key, count in sorted(counts.items()))
         text = f"{sum(counts.values())} items: {totals}; peak memory {format_bytes(peak)}"
+        known = [one for one in energies if one is not None]
+        if recorder and len(known) == len(energies):
+            text += f"; {format_mj(sum(known) / len(known))} an item, gross ({recorder.sensor.basis})"
+        elif recorder:
+            text += f"; no energy for {len(energies) - len(known)} of them"
         _say(text) if arguments.json else print(text)
     return worst
 
@@ -251,6 +273,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _loop(arguments: argparse.Namespace) -> int:
     from edge_runtime.journal import Journal
     from edge_runtime.loop import run_loop, watch
+    from edge_runtime.meter_options import make_pacer, open_recorder
     from edge_runtime.units import parse_ms
 
     settle_s = parse_ms(arguments.settle, "settle") / 1e3
@@ -263,9 +286,18 @@ def _loop(arguments: argparse.Namespace) -> int:
         slide_name=arguments.slide_name,
         notice=_say,
     )
-    with Journal(arguments.journal) as journal, _open(arguments) as session, _progress() as progress:
+    with (
+        Journal(arguments.journal) as journal,
+        open_recorder(arguments, _say) as recorder,
+        _open(arguments) as session,
+        _progress() as progress,
+    ):
+        pacer = make_pacer(arguments, recorder, _say)
         _say(f"watching {arguments.folder}, recording to {arguments.journal}, {len(journal)} recorded before")
-        for outcome in run_loop(session, items, journal, retry=arguments.retry, progress=progress):
+        outcomes = run_loop(
+            session, items, journal, retry=arguments.retry, progress=progress, recorder=recorder, pacer=pacer
+        )
+        for outcome in outcomes:
             _show(outcome, arguments.json)
     return 0
 
@@ -293,7 +325,7 @@ def _journal(arguments: argparse.Namespace) -> int:
 CSV_FIELDS = (
     *("when", "item", "verdict", "cells", "infected", "parasitaemia_percent", "parasites_per_ul"),
     *("not_excluded_below_per_ul", "reasons", "error", "bundle", "bundle_digest", "variant", "engine"),
-    *("engine_version", "device", "latency_ms", "peak_ram_bytes", "item_digest"),
+    *("engine_version", "device", "latency_ms", "peak_ram_bytes", "energy_mj", "item_digest"),
 )
 
 
@@ -374,6 +406,7 @@ VERBS = {
     "inspect": _inspect,
     "fit": _fit,
     "predict": _predict,
+    "bench": _bench,
     "run": _run,
     "loop": _loop,
     "journal": _journal,

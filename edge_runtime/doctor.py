@@ -20,12 +20,14 @@ from edge_runtime.bundle import load_bundle
 from edge_runtime.disk import DiskSpeed, measure_disk
 from edge_runtime.engine import ENGINES, probe
 from edge_runtime.errors import UsageError
-from edge_runtime.facts import CoreGroup, clock_facts, core_groups, int8_meaning, state
+from edge_runtime.facts import CoreGroup, clock_facts, core_groups, int8_meaning
 from edge_runtime.guard import Limits
 from edge_runtime.micro.measure import calibrate
+from edge_runtime.power import detect_meter
 from edge_runtime.probe import home, read_machine
 from edge_runtime.profile import THIS_DEVICE, Measured, Source, load_profile
 from edge_runtime.profile_file import slug
+from edge_runtime.sensors import read_state
 from edge_runtime.session import open_session
 from edge_runtime.units import format_bytes, format_ms
 
@@ -71,8 +73,8 @@ def examine(device: str = "this-device", folder: Path | None = None) -> dict[str
         "budget_storage_bytes": profile.budget.storage_bytes,
         "disk": asdict(disk),
         "clock": clock,
-        "state": dict(state()),
-        "power_meter": machine.power_meter,
+        "state": read_state().to_json(),
+        "power_meter": detect_meter(),
         "battery_mah": machine.battery_mah,
         "engines": _engines(),
     }

@@ -7,6 +7,7 @@ EdgeError                exit 1: something asked for cannot be done
 |- BundleError           exit 1: a bundle is damaged, tampered with or too new
 |- EngineError           exit 1: an engine is missing, dies, or refuses a model
 |- InputError            exit 1: an image, slide or tensor is not what the model takes
+|- MeterError            exit 1: a power meter is missing, may not be read, or gives no sense
 `- JournalError          exit 1: the journal cannot be opened or written
 """
 
@@ -64,6 +65,10 @@ class EngineError(EdgeError):
 
 
 class InputError(EdgeError):
+    pass
+
+
+class MeterError(EdgeError):
     pass
 
 

@@ -6,11 +6,13 @@ Read from /proc and /sys below a root (a test gives its own); what a system does
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from edge_runtime.sensors import read_text
 
 # Words of a profile's `features` for an instruction that multiplies 8-bit integers and adds them up in 32 bits.
 DOT_PRODUCT = ("dotprod", "i8mm", "avx512_vnni", "avx_vnni")
@@ -39,17 +41,10 @@ def core_groups(each_core: Iterable[tuple[str, int, int]], root: Path = Path("/"
     for (slowness, part), numbers in sorted(groups.items()):
         role = "equal" if len(groups) == 1 else "little" if made else "big"
         folder = root / _CPU / f"cpu{numbers[0]}" / "cpufreq"
-        khz, governor = _text(folder / "scaling_cur_freq"), _text(folder / "scaling_governor")
+        khz, governor = read_text(folder / "scaling_cur_freq"), read_text(folder / "scaling_governor")
         now = int(khz) // 1000 if khz.isdecimal() else None
         made.append(CoreGroup(part, len(numbers), -slowness, role, tuple(numbers), now, governor or None))
     return tuple(made)
-
-
-def state(root: Path = Path("/")) -> Mapping[str, Any]:
-    """Temperature in degrees Celsius and throttle words as far as sysfs tells, None where it does not."""
-    heats = [_text(zone) for zone in sorted(root.glob("sys/class/thermal/thermal_zone*/temp"))]
-    degrees = [int(heat) / 1000 for heat in heats if heat.isdecimal() and 0 < int(heat) < 200_000]
-    return {"temperature_c": max(degrees, default=None), "throttled": None}
 
 
 def int8_meaning(arch: str, features: Iterable[str]) -> tuple[bool, str]:
@@ -89,10 +84,3 @@ def clock_facts(now_s: float, root: Path = Path("/"), newest_s: float | None = N
         "keeps_time_without_power": battery,
         "monotonic_step_us": round(min(steps) * 1e6, 3),
     }
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime import errors
-from edge_runtime.child import MEMORY_WORDS, Progress, read_frame, resident_bytes, write_frame
+from edge_runtime.child import MEMORY_WORDS, Progress, Shared, read_frame, resident_bytes, write_frame
 from edge_runtime.errors import BudgetError, EdgeError, EngineError
 from edge_runtime.units import format_bytes
 
@@ -34,16 +35,18 @@ if TYPE_CHECKING:
 POLL_S = 0.05
 _CHILD = (
     "import sys; sys.path.append({root!r}); from edge_runtime.child import child_main; "
-    "child_main({target!r}, {lifeline})"
+    "child_main({target!r}, {lifeline}, {into}, {out})"
 )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`ram_bytes`: resident memory allowed to the child. `silence_s`: longest wait for a sign of life."""
+    """`ram_bytes`: resident memory allowed to the child. `silence_s`: longest wait for a sign of life. `loads_later`:
+    the Handler loads models when it is asked to, so addresses that are only reserved stay allowed."""
 
     ram_bytes: int | None = None
     silence_s: float = 300.0
+    loads_later: bool = False
 
 
 class Child:
@@ -57,22 +60,30 @@ class Child:
         self.limits = limits or Limits()
         self.predicted_bytes: int | None = spec.get("predicted_bytes")
         self.peak_bytes = 0
+        self.started_s = time.perf_counter()
+        # (seconds since the start, resident bytes), noted as often as the watchdog looks; None: not kept
+        self.trace: list[tuple[float, int]] | None = None
         self._stderr: deque[bytes] = deque(maxlen=64)
         root = str(Path(__file__).resolve().parents[1])
         # Nothing is ever written to it: when this process is gone, however it went, the kernel tells the child.
         theirs, self._lifeline = os.pipe()
+        self._into, self._out = Shared.make(), Shared.make()
+        into, out = (one.fd if one else -1 for one in (self._into, self._out))
+        self._selector: selectors.BaseSelector | None = None
+        self._ahead = bytearray()  # read from the child and not used yet
+        self._looked_s = self._signed_s = self.started_s
         # One thread unless asked: idle pools of numpy's BLAS cost memory that the budget would pay for.
         environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD.format(root=root, target=target, lifeline=theirs)],
+            [sys.executable, "-P", "-c", _CHILD.format(root=root, target=target, lifeline=theirs, into=into, out=out)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | environment | {"ORT_DISABLE_TELEMETRY": "1"},
-            pass_fds=(theirs,),
+            pass_fds=[fd for fd in (theirs, into, out) if fd >= 0],
         )
         os.close(theirs)
-        self._send({"op": "start", "spec": spec, "ram_bytes": self.limits.ram_bytes})
+        self._send({"op": "start", "spec": spec, **asdict(self.limits)})
 
     def ready(self) -> dict[str, Any]:
         """Wait until the Handler is made; returns what it says of itself."""
@@ -97,6 +108,12 @@ class Child:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+        if self._selector:
+            self._selector.close()
+            self._selector = None
+        for shared in (self._into, self._out):
+            if shared:
+                shared.close()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream:
                 with contextlib.suppress(OSError):
@@ -110,7 +127,7 @@ class Child:
             raise EngineError("the model's process has ended: open the session again")
         # a child that died already is reported by the read that follows
         with contextlib.suppress(BrokenPipeError):
-            write_frame(self._process.stdin, plain, arrays)
+            write_frame(self._process.stdin, plain, arrays, self._into)
 
     def _receive(
         self,
@@ -125,7 +142,7 @@ class Child:
             if question is not None:
                 self._send(question, arrays)
             while "progress" in plain:
-                frame = read_frame(self._read_exactly)
+                frame = read_frame(self._read_exactly, self._out)
                 if frame is None:
                     raise self._obituary()
                 plain, found = frame
@@ -139,42 +156,55 @@ class Child:
                 self.close()
         if "error" in plain:
             raise self._rebuilt(plain["error"])
-        return plain["meta"], found
+        # what is shared is overwritten by the next answer
+        return plain["meta"], {name: array.copy() for name, array in found.items()}
 
     def _read_exactly(self, count: int) -> bytes:
         """Bytes of the child's answer; while none come, watch its memory, its words and the clock."""
-        import selectors
+        if len(self._ahead) < count:
+            self._fill(count)
+        taken = bytes(self._ahead[:count])
+        del self._ahead[:count]
+        return taken
 
+    def _fill(self, count: int) -> None:
+        """Read until `count` bytes lie ahead, or the child has closed its end."""
         stdout, stderr = self._process.stdout, self._process.stderr
         if stdout is None or stderr is None or stdout.closed:
             raise EngineError("the model's process has ended: open the session again")
-        parts: list[bytes] = []
-        last_sign = time.monotonic()
-        with selectors.DefaultSelector() as selector:
-            selector.register(stdout, selectors.EVENT_READ)
-            selector.register(stderr, selectors.EVENT_READ)
-            while count:
-                for key, _ in selector.select(POLL_S):
-                    got = os.read(key.fd, min(count, 1 << 20) if key.fileobj is stdout else 65536)
-                    last_sign = time.monotonic()
-                    if key.fileobj is stderr:
-                        self._stderr.append(got[-4096:])
-                        if not got:
-                            selector.unregister(stderr)
-                    elif not got:
-                        return b"".join(parts)
-                    else:
-                        parts.append(got)
-                        count -= len(got)
-                self._watch(time.monotonic() - last_sign)
-        return b"".join(parts)
+        if self._selector is None:
+            self._selector = selectors.DefaultSelector()
+            self._selector.register(stdout, selectors.EVENT_READ)
+            self._selector.register(stderr, selectors.EVENT_READ)
+        self._signed_s = time.monotonic()
+        while len(self._ahead) < count:
+            for key, _ in self._selector.select(POLL_S):
+                got = os.read(key.fd, 1 << 20 if key.fileobj is stdout else 65536)
+                self._signed_s = time.monotonic()
+                if key.fileobj is stderr:
+                    self._stderr.append(got[-4096:])
+                    if not got:
+                        self._selector.unregister(stderr)
+                elif not got:
+                    return
+                else:
+                    self._ahead += got
+            self._watch()
 
-    def _watch(self, silent_s: float) -> None:
+    def _watch(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_s < POLL_S:
+            return
+        self._looked_s = now
         allowed = self.limits.ram_bytes
-        self.peak_bytes = max(self.peak_bytes, resident_bytes(self._process.pid))
+        resident = resident_bytes(self._process.pid)
+        self.peak_bytes = max(self.peak_bytes, resident)
+        if self.trace is not None:
+            self.trace.append((time.perf_counter() - self.started_s, resident))
         if allowed is not None and self.peak_bytes > allowed:
             self.close()
             raise self._breach()
+        silent_s = now - self._signed_s
         if silent_s > self.limits.silence_s:
             self.close()
             raise EngineError(f"the model gave no sign of life for {silent_s:.0f} s and was stopped")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,8 +49,7 @@ class ItemDigest:
         return self._whole.hexdigest()
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """`name` is what results are filed under; `paths` is one image or folder, or the images of one slide."""
 
     name: str

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_runtime.errors import InputError
+from edge_runtime.errors import InputError, MeterError
 from edge_runtime.items import Item, find_items, is_image, printable
 
 if TYPE_CHECKING:
     from edge_runtime.child import Progress
     from edge_runtime.journal import Journal
+    from edge_runtime.pace import Pacer
+    from edge_runtime.power import Recorder
     from edge_runtime.results import Outcome
     from edge_runtime.session import Session
 
@@ -98,12 +101,15 @@ def run_loop(
     *,
     retry: bool = False,
     progress: Progress | None = None,
+    recorder: Recorder | None = None,
+    pacer: Pacer | None = None,
 ) -> Iterator[Outcome]:
     """Read what the journal does not know, record it, then give it. An item that fails is recorded with its error.
 
     `retry`: items recorded with an error are read again, and the new outcome takes the error's place. An item that
-    changes while it is read is not recorded: `watch` gives it again. Raises EdgeError where the model itself cannot be
-    started again: that is no fault of the item, and nothing is recorded.
+    changes while it is read is not recorded: `watch` gives it again. With a `recorder`, each outcome has its energy;
+    with a `pacer`, the loop rests after an item as long as it takes to hold the pacer's limits. Raises EdgeError where
+    the model itself cannot be started again: that is no fault of the item, and nothing is recorded.
     """
     for item in items:
         try:
@@ -121,11 +127,38 @@ def run_loop(
                 continue
         if not any(path.exists() for path in item.paths):
             continue  # it went away; `watch` gives it again when it comes back
-        outcome = session.run(item, progress=progress)
-        if _mark(item) != mark:
-            continue  # it changed or went away while it was read: what was read is neither the old nor the new
-        if journal.add(outcome, mark):
+        start = time.monotonic()
+        outcome = run_item(session, item, progress=progress, recorder=recorder)
+        busy_s = time.monotonic() - start
+        # it may change or go away while it is read: then what was read is neither the old nor the new
+        if _mark(item) == mark and journal.add(outcome, mark):
             yield outcome
+        if pacer:
+            pacer.rest(busy_s)
+
+
+def run_item(
+    session: Session,
+    item: Item,
+    *,
+    details: bool = False,
+    progress: Progress | None = None,
+    recorder: Recorder | None = None,
+) -> Outcome:
+    """`session.run`, and with a recorder the outcome's energy: gross, with its basis and uncertainty (results.py)."""
+    if recorder is None:
+        return session.run(item, details=details, progress=progress)
+    start = recorder.mark()
+    outcome = session.run(item, details=details, progress=progress)
+    about: dict[str, object] = {"basis": recorder.sensor.basis, "uncertainty_mj": None}
+    try:
+        found = recorder.energy(start, recorder.mark())
+    except MeterError as error:  # the answer stands without it
+        return replace(outcome, extra={**outcome.extra, "energy": {**about, "notes": [error.message]}})
+    doubt = found.uncertainty_j
+    about |= {"uncertainty_mj": None if doubt is None else 1e3 * doubt, "notes": list(found.notes)}
+    energy_mj = 1e3 * found.joules if found.valid else None
+    return replace(outcome, energy_mj=energy_mj, extra={**outcome.extra, "energy": about})
 
 
 def _present(top: Path, slide_name: str | None) -> Iterator[Item]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edge_runtime import __version__
+from edge_runtime.meter_options import add_meter, add_pace
 
 Verb = Callable[[argparse.Namespace], int]
 SLIDE_NAME_HELP = (
@@ -63,6 +64,34 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _device(one)
     one.add_argument("--engine", help="consider this engine only")
     one.add_argument("--here", action="store_true", help="count only engines that work on this machine")
+    one.add_argument("--measure", action="store_true", help="race what fits on this machine, as `run` does once")
+
+    one = verb("bench", "measure latency, memory, start-up and energy, so that it can be repeated and trusted")
+    one.add_argument("model", nargs="+", help="a bundle, an .onnx or a .tflite file; with --rows, files of rows")
+    _device(one)
+    what = one.add_argument_group("what to measure", "lists, with commas, make the cross product")
+    what.add_argument("--variant", type=_words, default=[], metavar="A,B", help="of a bundle (default: all)")
+    what.add_argument("--engine", type=_words, default=[], metavar="A,B", help="default: all that read it here")
+    what.add_argument(
+        "--threads", type=_numbers, default=[], metavar="1,4", help="of one inference (default: what a session takes)"
+    )
+    what.add_argument("--batch", type=_numbers, default=[], metavar="1,8", help="sizes for throughput (default: 1,8)")
+    what.add_argument("--shape", action="append", default=[], metavar="NAME=1x128", help="an input's free sizes")
+    what.add_argument("--item", metavar="PATH", help="the image or slide for the whole task (default: one made up)")
+    what.add_argument("--no-task", action="store_true", help="time the model alone")
+    how = one.add_argument_group("how")
+    how.add_argument("--official", action="store_true", help="5 windows of 10 s and more, as MLPerf Tiny does")
+    how.add_argument("--rounds", type=_positive, help="fresh processes a case at the least (default: 5)")
+    how.add_argument("--sustained", metavar="20m", help="then so long without a rest, with clock and temperature")
+    how.add_argument("--cpus", type=_cores, default=[], metavar="0,1", help="bind to these cores")
+    add_meter(one)
+    out = one.add_argument_group("what to do with the rows", "one a case; a table, where nothing else is asked for")
+    out.add_argument("-o", "--output", metavar="FILE.jsonl", help="keep them: JSON, one a line")
+    out.add_argument("--html", metavar="FILE.html", help="a report with plots: one file, no network")
+    out.add_argument("--csv", action="store_true", help="CSV on stdout")
+    out.add_argument("--markdown", action="store_true", help="a Markdown table on stdout")
+    out.add_argument("--compare", metavar="OLD.jsonl", help="say what changed beyond the noise; exit 1 for the worse")
+    out.add_argument("--rows", action="store_true", help="measure nothing: show rows that were kept")
 
     one = verb("predict", "a model's latency on a device, estimated from its operator table; for the workstation")
     one.add_argument("model", type=Path, help="an .onnx or .tflite file, or a bundle")
@@ -72,6 +101,7 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _bundle(one)
     one.add_argument("paths", nargs="+", metavar="PATH", help="an image, a slide's folder, or a folder of slides")
     _model(one)
+    add_meter(one)
     one.add_argument("--cells", action="store_true", help="with --json, also the score of every cell")
 
     one = verb("loop", "watch a folder, read what appears, record it; picks up where it stopped")
@@ -83,6 +113,8 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     one.add_argument("--retry", action="store_true", help="read again what was recorded with an error")
     one.add_argument("--settle", default="3s", help="read an item when nothing in it changed so long (default: 3s)")
     one.add_argument("--poll", default="1s", help="how often to look (default: 1s)")
+    add_meter(one)
+    add_pace(one)
 
     one = verb("journal", "print what was recorded")
     one.add_argument("journal", metavar="FILE")
@@ -116,6 +148,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=_positive, help="of one inference (default: one for small models, else the device's)"
     )
+    parser.add_argument(
+        "--no-measure", action="store_true", help="choose by rule, and not by a race of some seconds on this machine"
+    )
     parser.add_argument("--slide-name", metavar="REGEX", help=SLIDE_NAME_HELP)
 
 
@@ -123,6 +158,21 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number")
     return int(text)
+
+
+def _words(text: str) -> list[str]:
+    found = [word.strip() for word in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted names with commas between them")
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    return [_positive(word) for word in _words(text)]
+
+
+def _cores(text: str) -> list[int]:
+    return [_count(word) for word in _words(text)]
 
 
 def _positive(text: str) -> int:

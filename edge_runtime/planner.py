@@ -7,6 +7,7 @@ first elsewhere (without them int8 takes more instructions than float on small n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,22 +16,26 @@ from edge_runtime.budget import Cost, objections
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BudgetError, EngineError, UsageError
 from edge_runtime.facts import DOT_PRODUCT
-from edge_runtime.units import format_bytes
+from edge_runtime.units import format_bytes, format_ms
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle, Variant
     from edge_runtime.profile import DeviceProfile
 
+SMALL_MODEL_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant on an engine. It fits when there is no objection; `unfit` means over budget and not merely absent."""
+    """A variant on an engine. It fits when there is no objection; `unfit` means over budget and not merely absent.
+    `threads` is what was measured to be best, None where nothing was measured."""
 
     variant: str
     engine: str
     cost: Cost
     objections: tuple[str, ...] = ()
     unfit: bool = False
+    threads: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -38,6 +43,7 @@ class Candidate:
             "engine": self.engine,
             "cost": self.cost.to_json(),
             "objections": list(self.objections),
+            "threads": self.threads,
         }
 
 
@@ -81,6 +87,11 @@ class Plan:
             raise EngineError(text, hint="edge-runtime doctor")
         least = min(one.cost.ram_bytes for one in over)
         raise BudgetError(text, hint=hint, predicted_bytes=least, allowed_bytes=self.allowed_ram_bytes)
+
+
+def usual_threads(model_bytes: int, device: DeviceProfile) -> int:
+    """The device's, but one for a small model: waking a second thread costs more than it computes."""
+    return 1 if model_bytes < SMALL_MODEL_BYTES else min(device.threads, os.cpu_count() or 1)
 
 
 def predict_cost(bundle: Bundle, variant: Variant, engine: str, arch: str) -> Cost:
@@ -181,11 +192,13 @@ def explain(found: Plan) -> Iterable[str]:
     for one in found.candidates:
         cost: Mapping[str, Any] = one.cost.to_json()
         ram = f"{format_bytes(cost['ram_bytes'])} RAM"
+        fast = f", {format_ms(cost['latency_ms'])}" if cost["latency_ms"] is not None else ""
+        fast += f" on {one.threads} thread{'s' if one.threads > 1 else ''}" if one.threads else ""
         about = f"{cost['basis']}{', ' + cost['where'] if cost['where'] else ''}"
         mark = "->" if one is choice else "ok" if not one.objections else "no"
         yield (
             f"  {mark} {one.variant:<16} {one.engine:<12} {ram:>13} ({about}), "
-            f"{format_bytes(cost['storage_bytes'])} on disk"
+            f"{format_bytes(cost['storage_bytes'])} on disk{fast}"
         )
         for objection in one.objections:
             yield f"       {objection}"

@@ -223,8 +223,13 @@ def _cgroup_limits(root: Path) -> list[tuple[int, int]]:
 
 
 def _meter(root: Path, model: str, battery: bool) -> str:
+    """The meter that is probably there; power.detect_meter tries whether it can be read."""
+    if any(_read(name).startswith("ina2") for name in _glob(root, "sys/class/hwmon/hwmon*/name")):
+        return "ina219"
     if model.startswith("Raspberry Pi 5"):
         return "pmic"
     if any(os.access(file, os.R_OK) for file in _glob(root, "sys/class/powercap/intel-rapl:*/energy_uj")):
         return "rapl"
-    return "battery" if battery else "none"
+    if battery:
+        return "battery"
+    return "termux" if root == Path("/") and shutil.which("termux-battery-status") else "none"

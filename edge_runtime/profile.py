@@ -27,9 +27,8 @@ from edge_runtime.units import format_bytes, parse_bytes, parse_mj, parse_ms
 
 THIS_DEVICE = "this-device"
 KINDS = ("board", "tablet", "phone", "computer")
-# read in the source; well known; from memory; worked out by a rule; measured on the device itself
-SURE = ("read", "known", "unsure", "derived", "measured")
-METERS = ("none", "battery", "ina219", "pmic", "rapl", "log")
+SURE = ("read", "known", "unsure", "derived")  # read in the source; well known; from memory; worked out by a rule
+METERS = ("none", "battery", "termux", "ina219", "pmic", "rapl", "log")
 # In order of preference. 32-bit ARM has no onnxruntime wheel; it is also the only userland with just one engine.
 ENGINES_OF_ARCH = {
     "aarch64": ("onnxruntime", "litert"),
@@ -330,7 +329,7 @@ def _probe_sources(battery: bool) -> dict[str, Source]:
         "storage": "probed: the file system of the home folder",
         "engines": "rule: those with a wheel for this architecture",
         "threads": "rule: big cores that this process may use, four at most",
-        "power_meter": "probed: the board's name, power_supply, a readable powercap",
+        "power_meter": "probed: hwmon, the board's name, a readable powercap, power_supply, Termux:API",
         "budget": "rule: half of the RAM free now and a tenth of the free storage, 1 GiB at most each",
     } | ({"battery_mah": "probed: power_supply"} if battery else {})
     return {name: Source(text, "derived") for name, text in where.items()}

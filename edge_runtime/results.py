@@ -11,7 +11,10 @@ Schema 1 of an outcome, one JSON object a line. Later versions may add fields; t
     bundle, bundle_digest, variant, engine, engine_version, device
     latency_ms         wall time of this item in the child: decode, preprocess, infer, decide
     peak_ram_bytes     peak resident memory of the child process so far
-    energy_mj          null where no meter is read
+    energy_mj          gross: all that the meter saw while the item was read, idle and other programs included; null
+                       where no meter is read, and where its figure must not be used (on charge, the meter failing)
+    energy             only where a meter is read: {"basis": "measured:METER" or "modelled", "uncertainty_mj": one
+                       standard deviation, null where nobody knows it, "notes": what to mind, and why there is none}
     passed_over        only where engines or variants that come first in the plan did not start: which, and why
 """
 

@@ -6,17 +6,19 @@ Apart from session.py and program.py because the child loads this and not them: 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.engine import EngineOptions, find_engine
 from edge_runtime.errors import EngineError, InputError
 from edge_runtime.items import Item, ItemDigest
-from edge_runtime.task import Answer, Task, find_task
+from edge_runtime.task import Answer, Feed, Task, find_task
+from edge_runtime.task.pictures import DECODING
 from edge_runtime.tensors import dequantize
 
 if TYPE_CHECKING:
@@ -25,36 +27,91 @@ if TYPE_CHECKING:
     from edge_runtime.tensors import Array
 
 
+SMALL_MODEL_BYTES = 1 << 20
+
+
 class BundleServer:
-    def __init__(self, task: Task, program: Program, about: dict[str, Any]) -> None:
-        self.task, self.program, self.about = task, program, about
+    def __init__(self, task: Task, program: Program, about: dict[str, Any], batch: int = 1) -> None:
+        self.task, self.program, self.about, self.batch = task, program, about, batch
 
     def handle(self, op: str, meta: dict[str, Any], arrays: dict[str, Array], progress: Progress) -> Reply:
         item = Item(meta["name"], tuple(Path(path) for path in meta["paths"]))
-        start = time.perf_counter()
+        start, clock = time.perf_counter(), _Clock()
+        decoded_s = DECODING.seconds
         digest = ItemDigest()
-        prediction = self.task.decide(self._answers(item, digest, progress), details=meta["details"])
-        latency = (time.perf_counter() - start) * 1e3
+        prediction = self.task.decide(self._answers(item, digest, progress, clock), details=meta["details"])
+        whole_s, decode_s = time.perf_counter() - start, DECODING.seconds - decoded_s
+        parts_s = {"decode": decode_s, "preprocess": clock.feed_s - decode_s, "infer": clock.infer_s}
+        parts_s["decide"] = whole_s - clock.feed_s - clock.infer_s
         reply = {
             "kind": prediction.kind,
             "summary": prediction.summary,
             "fields": prediction.fields,
-            "latency_ms": round(latency, 3),
+            "latency_ms": round(whole_s * 1e3, 3),
+            "parts_ms": {name: round(seconds * 1e3, 3) for name, seconds in parts_s.items()},
+            "feeds": clock.feeds,
             "item_digest": digest.hexdigest(),
         }
         return reply, {}
 
-    def _answers(self, item: Item, digest: ItemDigest, progress: Progress) -> Iterator[Answer]:
-        outputs = self.program.outputs
+    def _answers(self, item: Item, digest: ItemDigest, progress: Progress, clock: _Clock) -> Iterator[Answer]:
         with contextlib.closing(self.task.feeds(item, self.program.inputs, digest)) as feeds:  # type: ignore[type-var]
-            for feed in feeds:
-                found = self.program.run(feed.tensors)
-                progress(feed.done, feed.total)
-                yield Answer(feed.tag, {spec.name: dequantize(found[spec.name], spec) for spec in outputs})
+            while group := clock.take(feeds, self.batch):
+                yield from self._infer(group, clock)
+                progress(group[-1].done, group[-1].total)
+
+    def _infer(self, group: list[Feed], clock: _Clock) -> list[Answer]:
+        """The answers to some feeds: of a full batch together, of what is left at the end one by one."""
+        start = time.perf_counter()
+        if 1 < len(group) == self.batch:
+            import numpy as np
+
+            names = group[0].tensors
+            found = self.program.run({name: np.concatenate([one.tensors[name] for one in group]) for name in names})
+            parts = [{name: array[place : place + 1] for name, array in found.items()} for place in range(self.batch)]
+        else:
+            parts = [self.program.run(one.tensors) for one in group]
+        clock.infer_s += time.perf_counter() - start
+        outputs = self.program.outputs
+        return [
+            Answer(feed.tag, {spec.name: dequantize(part[spec.name], spec) for spec in outputs})
+            for feed, part in zip(group, parts, strict=True)
+        ]
+
+
+class _Clock:
+    """Where an item's time goes: making the inputs (reading and decoding with it), and inference."""
+
+    def __init__(self) -> None:
+        self.feed_s = self.infer_s = 0.0
+        self.feeds = 0
+
+    def take(self, feeds: Iterator[Feed], count: int) -> list[Feed]:
+        start = time.perf_counter()
+        taken = list(itertools.islice(feeds, count))
+        self.feed_s += time.perf_counter() - start
+        self.feeds += len(taken)
+        return taken
 
 
 def serve_bundle(spec: dict[str, Any]) -> BundleServer:
     """Made in the child: reads and verifies the bundle, loads the variant, checks that task and model agree."""
+    task, program, version, batch = load_variant(spec)
+    _reserve()
+    return BundleServer(task, program, {"engine_version": version}, batch)
+
+
+class Loaded(NamedTuple):
+    """A variant ready to infer; `batch` is how many of its inputs are given to it together."""
+
+    task: Task
+    program: Program
+    engine_version: str
+    batch: int
+
+
+def load_variant(spec: dict[str, Any]) -> Loaded:
+    """`spec` has bundle (its path), digest, variant, engine and threads. Raises EdgeError where they do not agree."""
     bundle = load_bundle(spec["bundle"])
     if bundle.digest != spec["digest"]:
         raise InputError(f"{bundle.path}: the bundle was changed after it was read", hint="run the command again")
@@ -68,8 +125,21 @@ def serve_bundle(spec: dict[str, Any]) -> BundleServer:
             f"{bundle.path}: {variant.name}: found tensors {found}, wanted those that the bundle states {wanted}"
         )
     task.check(program.inputs, program.outputs)
-    _reserve()
-    return BundleServer(task, program, {"engine_version": engine.version()})
+    return Loaded(task, program, engine.version(), _batch(program, engine.BATCH, variant.file.size))
+
+
+def _batch(program: Program, most: int, model_bytes: int) -> int:
+    """How many feeds to infer together: more than one where the engine gains by it, the model's first size is free, and
+    a batch of inputs and activations is small beside everything else."""
+    import numpy as np
+
+    shapes = [one.shape for one in (*program.inputs, *program.outputs)]
+    if not all(shape[:1] == (None,) and None not in shape[1:] for shape in shapes):
+        return 1
+    input_bytes = sum(
+        math.prod(size or 0 for size in one.shape[1:]) * np.dtype(one.dtype).itemsize for one in program.inputs
+    )
+    return most if model_bytes <= SMALL_MODEL_BYTES and most * input_bytes <= SMALL_MODEL_BYTES else 1
 
 
 def _reserve() -> None:
@@ -84,24 +154,4 @@ def _reserve() -> None:
 
 def _shapes(specs: tuple[Any, ...]) -> list[Any]:
     # scales may differ in the last digit between readers; shape, dtype and name may not
-    return [replace(one, scale=None, zero_point=None) for one in specs]
-
-
-class FileServer:
-    def __init__(self, program: Program, version: str) -> None:
-        self.program = program
-        self.about = {
-            "engine_version": version,
-            "inputs": [spec.to_json() for spec in program.inputs],
-            "outputs": [spec.to_json() for spec in program.outputs],
-        }
-
-    def handle(self, op: str, meta: dict[str, Any], arrays: dict[str, Array], progress: Progress) -> Reply:
-        return {}, self.program.run(arrays)
-
-
-def serve_file(spec: dict[str, Any]) -> FileServer:
-    """Made in the child."""
-    engine = find_engine(spec["engine"])
-    program = engine.load(Path(spec["model"]), EngineOptions(spec["threads"]))
-    return FileServer(program, engine.version())
+    return [one._replace(scale=None, zero_point=None) for one in specs]

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import load_bundle
+from edge_runtime.choice import choose
 from edge_runtime.engine import check_threads
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
 from edge_runtime.guard import Child, Limits
 from edge_runtime.items import Item, printable
-from edge_runtime.planner import Candidate, Plan, plan
+from edge_runtime.planner import Candidate, Plan, plan, usual_threads
 from edge_runtime.profile import load_profile
 from edge_runtime.results import Origin, Outcome, Prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from edge_runtime.bundle import Bundle
     from edge_runtime.child import Progress
     from edge_runtime.profile import DeviceProfile
 
-SMALL_MODEL_BYTES = 1 << 20
 _SERVE = "edge_runtime.server:serve_bundle"
 
 
@@ -63,7 +63,8 @@ class Session:
             "digest": self.bundle.digest,
             "variant": self.candidate.variant,
             "engine": self.candidate.engine,
-            "threads": self.threads or self._usual_threads(),
+            "threads": self.threads
+            or usual_threads(self.bundle.variant(self.candidate.variant).file.size, self.device),
             "predicted_bytes": self.candidate.cost.ram_bytes,
         }
         child = Child(_SERVE, spec, Limits(self.device.budget.ram_bytes))
@@ -75,12 +76,6 @@ class Session:
         if self._child:
             self._child.close()
         self._child = child
-
-    def _usual_threads(self) -> int:
-        """The device's, but one for a small model: waking a second thread costs more than it computes."""
-        if self.bundle.variant(self.candidate.variant).file.size < SMALL_MODEL_BYTES:
-            return 1
-        return min(self.device.threads, os.cpu_count() or 1)
 
     @property
     def origin(self) -> Origin:
@@ -176,10 +171,15 @@ def open_session(
     engine: str | None = None,
     variant: str | None = None,
     threads: int | None = None,
+    measure: bool | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Session:
     """Choose what fits (see `plan`), start it under the device's memory limit, and return it ready.
 
-    Close it, or use it in `with`. Raises BudgetError when nothing fits, EngineError when nothing starts, BundleError.
+    `measure`: where several candidates fit, race them on this machine for some seconds and take the fastest (see
+    choice.py); what was learned is remembered, and `notice` is told when it takes time. Left out: unless the
+    environment has EDGE_RUNTIME_MEASURE=0. Close it, or use it in `with`. Raises BudgetError when nothing fits,
+    EngineError when nothing starts, BundleError.
     """
     if threads is not None:
         check_threads(threads)
@@ -187,10 +187,10 @@ def open_session(
         bundle = load_bundle(bundle)
     if isinstance(device, str | os.PathLike):
         device = load_profile(device)
-    return Session(
-        bundle,
-        device,
-        # an engine that dies at its import is found when the child starts, so no probe's import is paid beforehand
-        plan(bundle, device, engine=engine, variant=variant),
-        threads,
-    )
+    # an engine that dies at its import is found when the child starts, so no probe's import is paid beforehand
+    found = plan(bundle, device, engine=engine, variant=variant)
+    if measure is None:
+        measure = os.environ.get("EDGE_RUNTIME_MEASURE") != "0"
+    if measure:
+        found = choose(bundle, device, found, threads=threads, notice=notice)
+    return Session(bundle, device, found, threads)

@@ -7,8 +7,7 @@ numpy is imported inside the functions: reading a bundle's header must not load 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.errors import InputError
 
@@ -24,9 +23,12 @@ DTYPES = (
 )
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output. `shape` has None where a size is free (batch); scale is per tensor, None for float."""
+class TensorSpec(NamedTuple):
+    """One input or output. `shape` has None where a size is free (batch); scale is per tensor, None for float.
+
+    A NamedTuple, as is all that the child loads before a model: making a frozen dataclass takes ten times as long, and
+    the start of a process is what its user waits for.
+    """
 
     name: str
     shape: tuple[int | None, ...]

@@ -112,7 +112,7 @@ def prediction() -> str:
     last = [row for row in rows if row["when"] == rows[-1]["when"]]
     errors = [abs(row["ratio"] - 1) for row in last]
     within = sum(error <= 0.25 for error in errors)
-    machine = f"an {last[0]['arch']} machine" if last[0]["arch"][0] in "aeiou" else f"a {last[0]['arch']} machine"
+    machine = f"an {last[0]['arch'].replace('_', '-')} machine"
     text = (
         f"On {machine} that others used too, {len(last)} networks that the calibration had never seen, one thread, "
         f"processor time of the least disturbed tenth: predicted against "

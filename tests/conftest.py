@@ -7,12 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 from edge_runtime.profile import Budget, DeviceProfile, load_profile
 
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+# The choice by measurement takes seconds and depends on the machine: tests that mean it ask for it.
+os.environ["EDGE_RUNTIME_MEASURE"] = "0"
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ["red", "green", "blue"]
 PREPROCESSING = {"size": [8, 8], "resize": "stretch", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}

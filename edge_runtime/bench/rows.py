@@ -19,7 +19,9 @@ Schema 1. Later versions may add fields; they keep these and their meaning. A fi
                    "together_with": [labels measured in turn with this one], "seed"}
     latency_ms    of one inference at batch 1 in a warm process, as this package's engine layer gives it:
                   {"min", "p50", "p90", "p99", "mean", "spread": (p75 - p25) / p50, "n", "interval": [low, high] of p50
-                   (95 %, between processes), "processes": [p50 of each process], "quantiles": 101 numbers, p0 to p100}
+                   (95 %, between processes), "processes": [p50 of each process], "quantiles": 101 numbers, p0 to p100}.
+                  p50 and its interval are of the processes at the machine's full pace (run.settled); all the other
+                  figures are of every inference, the disturbed ones too
     warm_up       {"n": inferences until it settled (median of the processes), "first_ms": the first one's}
     cold_ms       from the start of a process to its first answer: {"p50", "interval", "processes": []}
     load_ms       of that, loading the model: the same fields
@@ -29,7 +31,8 @@ Schema 1. Later versions may add fields; they keep these and their meaning. A fi
     memory        {"peak_bytes": VmHWM of the process after inference, "loaded_bytes": resident when loaded,
                    "pss_bytes": or null, "task_peak_bytes": VmHWM after the task or null, "over_time": [[s, bytes]]}
     energy        null without a meter, else {"basis": "measured:SENSOR" | "modelled", "about": words,
-                   "idle_w", "active_w", "gross_mj": an inference, "net_mj": idle subtracted, "uncertainty_mj": of net,
+                   "idle_w": null where modelled, "active_w",
+                   "gross_mj": an inference, "net_mj": idle subtracted (modelled: not), "uncertainty_mj": of net,
                    "task_mj": a whole item, net, or null, "items_per_battery_percent", "battery_hours": or null}
     sustained     null, else {"points": [{"s", "p50_ms", "p99_ms", "mhz", "temperature_c", "throttled", "charging",
                    "active_w"}], "first_ms", "last_ms", "slower": last / first, "slowed_at_s": or null, "why": words}

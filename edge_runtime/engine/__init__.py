@@ -7,17 +7,17 @@ its name in `ENGINES`, and it is under the contract test.
 from __future__ import annotations
 
 import importlib
-import json
+import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from edge_runtime.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_runtime.tensors import Array, TensorSpec
 
 ENGINES = ("onnxruntime", "litert", "null")
@@ -25,8 +25,7 @@ PROBE_TIMEOUT_S = 120
 MAX_THREADS = 64
 
 
-@dataclass(frozen=True)
-class EngineOptions:
+class EngineOptions(NamedTuple):
     """`threads`: of one inference."""
 
     threads: int = 1
@@ -50,10 +49,12 @@ class Program(Protocol):
 
 
 class Engine(Protocol):
-    """A module. `NAME` is the file's; `FORMATS` are the variant formats that it loads."""
+    """A module. `NAME` is the file's; `FORMATS` are the variant formats that it loads; `BATCH` is how many inputs of a
+    small model it is worth giving it together."""
 
     NAME: str
     FORMATS: tuple[str, ...]
+    BATCH: int
 
     def missing(self) -> str | None:
         """None where it can be used, else why not. Imports the engine: call it in a child process."""
@@ -65,13 +66,12 @@ class Engine(Protocol):
         """An estimate of the peak of a process that runs a model of this size."""
         ...
 
-    def load(self, model: bytes | Path, options: EngineOptions) -> Program:
+    def load(self, model: bytes | str | Path, options: EngineOptions) -> Program:
         """Raises EngineError when the engine is missing or refuses the model."""
         ...
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """What a child process found of an engine: `reason` is None where it works."""
 
     name: str
@@ -90,10 +90,11 @@ def find_engine(name: str) -> Engine:
 def probe(name: str) -> Probe:
     """Import an engine in a child process: an import can die of SIGILL on a CPU that it was not built for
     (microsoft/onnxruntime#23957), and that must be a fact and not a crash."""
+    import json
     import signal
     import subprocess
 
-    root = str(Path(__file__).resolve().parents[2])
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = f"import sys; sys.path.append({root!r}); from edge_runtime.engine import probe_main; probe_main({name!r})"
     try:
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=PROBE_TIMEOUT_S)
@@ -109,17 +110,24 @@ def probe(name: str) -> Probe:
 
 
 def probe_main(name: str) -> None:
+    import json
+
     engine = find_engine(name)
     reason = engine.missing()
     print(json.dumps({"version": engine.version() if reason is None else None, "reason": reason}))
 
 
+def format_of(model: Path) -> str:
+    """The format of a model file by the ending of its name. Raises UsageError for one that no engine reads."""
+    formats = {".onnx": "onnx", ".ort": "onnx", ".tflite": "tflite", ".null": "null"}
+    if model.suffix.lower() not in formats:
+        raise UsageError(f"{model}: found the ending {model.suffix!r}, wanted one of {', '.join(formats)}")
+    return formats[model.suffix.lower()]
+
+
 def engine_for(model: Path, engine: str | None) -> str:
     """The engine for a single model file: the one named, else the first that reads its format and works here."""
-    formats = {".onnx": "onnx", ".ort": "onnx", ".tflite": "tflite", ".null": "null"}
-    format_ = formats.get(model.suffix.lower())
-    if format_ is None:
-        raise UsageError(f"{model}: found the ending {model.suffix!r}, wanted one of {', '.join(formats)}")
+    format_ = format_of(model)
     names = [engine] if engine else [name for name in ENGINES if format_ in find_engine(name).FORMATS]
     reasons = []
     for name in names:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import EngineError
 from edge_runtime.tensors import TensorSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_runtime.engine import EngineOptions
     from edge_runtime.tensors import Array
 
 NAME = "null"
 FORMATS: tuple[str, ...] = ("null",)
+BATCH = 4
 
 
 def missing() -> str | None:
@@ -34,8 +36,11 @@ def ram_bytes(model_bytes: int, arch: str) -> int:
     return (32 << 20) + model_bytes
 
 
-def load(model: bytes | Path, options: EngineOptions) -> NullProgram:
-    text = model.read_bytes() if isinstance(model, Path) else model
+def load(model: bytes | str | Path, options: EngineOptions) -> NullProgram:
+    text = model
+    if not isinstance(text, bytes):
+        with open(text, "rb") as stream:
+            text = stream.read()
     try:
         plain = json.loads(text)
         inputs = tuple(TensorSpec.from_json(one) for one in plain["inputs"])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import EngineError
 from edge_runtime.tensors import TensorSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_runtime.engine import EngineOptions
     from edge_runtime.tensors import Array
 
 NAME = "onnxruntime"
 FORMATS: tuple[str, ...] = ("onnx",)
+# Cells a call: measured on x86-64, eight together take three quarters of eight alone, more gain nothing.
+BATCH = 8
 _TYPES = {
     "float": "float32",
     "float16": "float16",
@@ -47,7 +50,7 @@ def ram_bytes(model_bytes: int, arch: str) -> int:
     return _BASE_BYTES + _FACTOR * model_bytes
 
 
-def load(model: bytes | Path, options: EngineOptions) -> OnnxProgram:
+def load(model: bytes | str | Path, options: EngineOptions) -> OnnxProgram:
     """Raises EngineError with the first line of onnxruntime's own words."""
     ort = _module()
     settings = ort.SessionOptions()
@@ -56,7 +59,7 @@ def load(model: bytes | Path, options: EngineOptions) -> OnnxProgram:
     settings.log_severity_level = 4
     # Threads that spin between two cells burn a battery for microseconds.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    source = str(model) if isinstance(model, Path) else model
+    source = model if isinstance(model, bytes) else str(model)
     try:
         return OnnxProgram(ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"]))
     except EngineError:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edge_runtime.cli import main
 from edge_runtime.disk import MOST_BYTES, measure_disk
 from edge_runtime.errors import ProfileError
-from edge_runtime.facts import clock_facts, core_groups, int8_meaning, state
+from edge_runtime.facts import clock_facts, core_groups, int8_meaning
 from edge_runtime.probe import read_machine
 from edge_runtime.profile import Cores, Measured, Source, load_profile
 from edge_runtime.profile_file import slug, write_profile
@@ -38,13 +38,6 @@ def test_what_the_instructions_mean_for_8_bits():
     assert int8_meaning("aarch64", load_profile("raspberry-pi-5").features)[0] is True
     assert "Cortex-A53" in int8_meaning("aarch64", load_profile("raspberry-pi-4b").features)[1]
     assert int8_meaning("x86_64", ["avx2"]) == (False, int8_meaning("x86_64", [])[1])
-
-
-def test_heat_is_the_hottest_zone_or_unknown(tmp_path: Path):
-    zones = {"zone0/temp": "41000\n", "zone1/temp": "62500\n", "zone2/temp": "-274000\n", "zone3/temp": "x"}
-    root = _machine(tmp_path, {f"sys/class/thermal/thermal_{name}": text for name, text in zones.items()})
-    assert state(root)["temperature_c"] == 62.5
-    assert state(tmp_path / "none")["temperature_c"] is None
 
 
 def test_a_clock_that_starts_in_the_past_is_told(tmp_path: Path):

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import UsageError
-from edge_runtime.units import format_bytes, format_ms, parse_bytes, parse_mj, parse_ms
+from edge_runtime.units import (
+    format_bytes,
+    format_mj,
+    format_ms,
+    parse_bytes,
+    parse_celsius,
+    parse_mj,
+    parse_ms,
+    parse_ohms,
+    parse_volts,
+    parse_watts,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +36,21 @@ def test_time_and_energy() -> None:
     assert parse_mj("12mJ") == 12
     assert parse_mj("3J") == 3000
     assert parse_mj("500uJ") == 0.5
+
+
+def test_power_heat_and_what_a_meter_needs() -> None:
+    assert parse_watts("500mW") == 0.5
+    assert parse_celsius("70C") == 70
+    assert parse_ohms("100mOhm") == pytest.approx(0.1)
+    assert parse_volts("3.3V") == 3.3
+    for parse in (parse_watts, parse_celsius, parse_ohms, parse_volts):
+        with pytest.raises(UsageError, match="limit: found '70', wanted a number with one of the units"):
+            parse("70", "limit")
+
+
+@given(st.floats(0.001, 9e8))
+def test_energy_round_trips_within_three_figures(mj: float) -> None:
+    assert parse_mj(format_mj(mj)) == pytest.approx(mj, rel=0.0051)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,425 @@
+"""Choice by measurement: which variant on which engine with how many threads is fastest here, found by trying.
+
+Rules of thumb are wrong too often (int8 is faster on one core and slower on the next, two threads are slower than one):
+the candidates that fit are raced on this machine, for seconds, and what was learned is kept for the next time.
+
+How: every candidate is loaded into one guarded child; a first heat sorts out what is clearly slower; those that are
+left and the default run again, in turn. Another than the default is taken only where it is faster beyond the
+measurement's own uncertainty, so a choice is never worse than not to have measured. It is measured again when the
+circumstances are no longer those it was made in: another engine version, governor, number of cores, or version of this
+package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.errors import BudgetError, EdgeError
+from edge_runtime.guard import Child, Limits
+from edge_runtime.machine import allowed_cores, machine
+from edge_runtime.planner import Candidate, Plan, usual_threads
+from edge_runtime.sensors import read_state
+from edge_runtime.stats import Interval, interval, median, round_figures
+from edge_runtime.version import __version__
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle import Bundle
+    from edge_runtime.profile import DeviceProfile
+
+Notice = Callable[[str], None]
+SECONDS = 6.0
+_SERVE = "edge_runtime.race:serve_race"
+_SCHEMA = 1
+_MOST_KEPT = 64  # bundles x machines in the file of what was learned
+# A first heat of a few slices, then the final; a candidate is out when it is so much slower than the best.
+_HEAT_SLICES, _HEAT_SLICE_S, _OUT = 3, 0.015, 1.25
+_FINAL_SLICES, _FINAL_SLICE_S = 10, 0.025
+_FINALS = 3  # at most, until it is clear
+
+
+@dataclass(frozen=True)
+class Lap:
+    """What was measured of one candidate: milliseconds an input, in the batches a session infers."""
+
+    variant: str
+    engine: str
+    threads: int
+    ms: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant} on {self.engine}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The outcome of a race: `laps` fastest first, `choice` taken, and by how much it beat the default."""
+
+    bundle_digest: str
+    machine: str
+    circumstances: dict[str, Any]
+    laps: tuple[Lap, ...]
+    choice: Lap
+    default: Lap
+    ratio: float
+    when: str
+    failed: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Learned:
+        """Raises KeyError, TypeError or ValueError for anything else."""
+        laps = tuple(Lap(**one) for one in plain["laps"])
+        named = {"laps": laps, "choice": Lap(**plain["choice"]), "default": Lap(**plain["default"])}
+        return cls(**{**plain, **named})
+
+
+# ---------------------------------------------------------------- what was learned before
+
+
+def learned_file() -> Path:
+    """EDGE_RUNTIME_CACHE, else the user's cache folder."""
+    folder = os.environ.get("EDGE_RUNTIME_CACHE")
+    if folder:
+        return Path(folder, "learned.json")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache, "edge_runtime", "learned.json")
+
+
+def recall(bundle: Bundle, now: dict[str, Any], machine_id: str) -> Learned | None:
+    """What was learned of this bundle on this machine in these circumstances; None where nothing was, or where the
+    file cannot be read: it is only a memory, and what it says can be measured again."""
+    for one in _read_all():
+        if (one.bundle_digest, one.machine, one.circumstances) == (bundle.digest, machine_id, now):
+            return one
+    return None
+
+
+def _read_all() -> list[Learned]:
+    try:
+        plain = json.loads(learned_file().read_bytes())
+        if plain["schema"] != _SCHEMA:
+            return []
+        return [Learned.from_json(one) for one in plain["learned"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def remember(found: Learned) -> bool:
+    """Keep it, in the place of what was learned of the same bundle on the same machine. False where the file cannot be
+    written: a full disk or a read-only home must not stop a slide from being read."""
+    kept = [one for one in _read_all() if (one.bundle_digest, one.machine) != (found.bundle_digest, found.machine)]
+    plain = {"schema": _SCHEMA, "learned": [one.to_json() for one in [*kept, found][-_MOST_KEPT:]]}
+    path = learned_file()
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(plain, indent=1))
+        os.replace(beside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        return False
+    return True
+
+
+def circumstances(plan: Plan, threads: int | None) -> dict[str, Any]:
+    """What the outcome of a race may hang on, beside the machine and the bundle, as plain JSON; cheap to ask."""
+    versions = {engine: _installed(engine) for engine in sorted({one.engine for one in plan.fitting})}
+    cores = allowed_cores()
+    return {
+        "edge_runtime": __version__,
+        "engines": versions,
+        "governor": read_state().governor,
+        "cores": cores,
+        "candidates": sorted(f"{one.variant} on {one.engine}" for one in plan.fitting),
+        "threads": threads,
+    }
+
+
+def _installed(engine: str) -> str | None:
+    """The package behind an engine and its version, by the name of its metadata folder: reading the metadata itself
+    would load a parser of e-mails, and importing the engine its library."""
+    packages = {"onnxruntime": ("onnxruntime",), "litert": ("ai-edge-litert", "tflite-runtime")}.get(engine, ())
+    for package in packages:
+        for folder in sys.path:
+            try:
+                names = os.listdir(folder or ".")
+            except OSError:
+                continue
+            for name in names:
+                stem, _, ending = name.rpartition(".")
+                if ending == "dist-info" and stem.rpartition("-")[0].replace("_", "-").lower() == package:
+                    return stem
+    return None
+
+
+# ---------------------------------------------------------------- the race
+
+
+def thread_options(device: DeviceProfile, usual: int, cores: int) -> list[int]:
+    """How many threads are worth trying: one, the usual, all the big cores, all the cores that may be used."""
+    return sorted({count for count in (1, 2, usual, device.threads, cores) if 1 <= count <= min(cores, 8)})
+
+
+@dataclass
+class _Entry:
+    number: int
+    candidate: Candidate
+    threads: int
+    heats: dict[int, list[float]] = field(default_factory=dict)  # slices, ms an input
+    failed: str = ""
+
+    @property
+    def slices(self) -> list[float]:
+        return [ms for heat in self.heats.values() for ms in heat]
+
+    @property
+    def label(self) -> str:
+        return f"{self.candidate.variant} on {self.candidate.engine}, {self.threads}"
+
+    def spec(self) -> dict[str, Any]:
+        one = self.candidate
+        return {"variant": one.variant, "engine": one.engine, "threads": self.threads}
+
+    def lap(self) -> Lap:
+        ms = round_figures(median(self.slices))
+        return Lap(self.candidate.variant, self.candidate.engine, self.threads, ms)
+
+
+def race(
+    bundle: Bundle,
+    device: DeviceProfile,
+    plan: Plan,
+    *,
+    threads: int | None = None,
+    seconds: float = SECONDS,
+) -> Learned | None:
+    """Measure the candidates of `plan` that fit. None where nothing is left to choose, or nothing could be measured.
+
+    The first candidate with its usual threads is the default. `seconds` bounds the measuring; loading comes on top.
+    """
+    cores = allowed_cores()
+    entries: list[_Entry] = []
+    for one in plan.fitting:
+        usual = threads or usual_threads(bundle.variant(one.variant).file.size, device)
+        options = [threads] if threads else thread_options(device, usual, cores)
+        for count in sorted(options, key=lambda count, usual=usual: (count != usual, count)):  # type: ignore[misc]
+            entries.append(_Entry(len(entries), one, count))
+    if len(entries) < 2:
+        return None
+    until = time.monotonic() + seconds
+    good = _heats(entries, bundle, device, until)
+    if not good:
+        return None
+    default = next((one for one in entries if one in good), good[0])
+    best, ratio = _winner(good, default)
+    ranked = sorted((one for one in good if one is not best), key=lambda one: median(one.slices))
+    laps = tuple(one.lap() for one in [best, *ranked])
+    return Learned(
+        bundle.digest,
+        machine().id,
+        circumstances(plan, threads),
+        laps,
+        best.lap(),
+        default.lap(),
+        round_figures(ratio, 4),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        {one.label: one.failed for one in entries if one.failed},
+    )
+
+
+def _winner(good: Sequence[_Entry], default: _Entry) -> tuple[_Entry, float]:
+    """The fastest that is faster than the default for certain, with its ratio to it; else the default and 1."""
+    sure = [(found.middle, one.number, one) for one in good if (found := _ratio(one, default)).high < 1]
+    if not sure:
+        return default, 1.0
+    ratio, _, best = min(sure)
+    return best, ratio
+
+
+def _ratio(one: _Entry, default: _Entry) -> Interval:
+    both = [heat for heat in one.heats if heat in default.heats]
+    pairs = [pair for heat in both for pair in zip(one.heats[heat], default.heats[heat], strict=False)]
+    if one is default or not pairs:
+        return Interval(1.0, 1.0, 1.0, len(pairs))
+    return interval([a / b for a, b in pairs])
+
+
+def _heats(entries: list[_Entry], bundle: Bundle, device: DeviceProfile, until: float) -> list[_Entry]:
+    """Run the race; returns the entries that were measured. Those whose engine dies or refuses carry the reason."""
+    child = _Runners(bundle, device)
+    try:
+        try:
+            for one in entries:
+                child.load(one)
+        except BudgetError:
+            child.close()
+            return _apart(entries, bundle, device, until)
+        running = [one for one in entries if not one.failed]
+        child.race(0, running, _HEAT_SLICES, _HEAT_SLICE_S, until)
+        measured = [one for one in running if one.slices]
+        if not measured:
+            return []
+        least = min(median(one.slices) for one in measured)
+        finalists = [one for one in measured if one is measured[0] or median(one.slices) <= _OUT * least]
+        for heat in range(1, 1 + _FINALS if len(finalists) > 1 else 1):
+            child.race(heat, finalists, _FINAL_SLICES, _FINAL_SLICE_S, until)
+            if time.monotonic() > until or _clear(finalists):
+                break
+        return measured
+    finally:
+        child.close()
+
+
+def _clear(finalists: Sequence[_Entry]) -> bool:
+    """Whether a choice would not change: what is ahead of the default is so for certain, or by too little to matter."""
+    default = finalists[0]
+    return all(found.high < 1 or found.middle > 0.98 for found in (_ratio(one, default) for one in finalists[1:]))
+
+
+def _apart(entries: list[_Entry], bundle: Bundle, device: DeviceProfile, until: float) -> list[_Entry]:
+    """Each in a process of its own, several times round: they do not fit into the device's memory together."""
+    for one in entries:
+        one.heats, one.failed = {}, ""
+    for heat in range(_FINALS):
+        for one in entries:
+            if one.failed or (one.slices and time.monotonic() > until):
+                continue
+            child = _Runners(bundle, device)
+            try:
+                child.load(one)
+                if not one.failed:
+                    child.race(heat, [one], _HEAT_SLICES, _FINAL_SLICE_S, until)
+            except BudgetError as error:
+                one.failed = error.message
+            finally:
+                child.close()
+    return [one for one in entries if one.slices]
+
+
+class _Runners:
+    """A child with the candidates loaded. A candidate that takes it down is marked, and the others are loaded again."""
+
+    def __init__(self, bundle: Bundle, device: DeviceProfile) -> None:
+        self._spec = {"bundle": str(bundle.path.resolve()), "digest": bundle.digest}
+        self._limits = Limits(device.budget.ram_bytes, loads_later=True)
+        self._child: Child | None = None
+        self._loaded: list[_Entry] = []
+
+    def load(self, one: _Entry) -> None:
+        """Raises BudgetError where it does not fit with the others."""
+        try:
+            self._running().call("load", {"number": one.number, "candidate": one.spec()})
+            self._loaded.append(one)
+        except BudgetError:
+            raise
+        except EdgeError as error:
+            one.failed = error.message
+            if self._child and not self._child.alive:
+                self._again()
+
+    def race(self, heat: int, entries: Sequence[_Entry], slices: int, slice_s: float, until: float) -> None:
+        """Slices of each in turn; fewer where the time is short, one at the least."""
+        left = max(0.0, until - time.monotonic())
+        slices = max(1, min(slices, int(left / (slice_s * len(entries)))))
+        numbers = [one.number for one in entries]
+        try:
+            found = self._running().call("race", {"numbers": numbers, "slices": slices, "slice_s": slice_s})[0][
+                "slices"
+            ]
+        except EdgeError as error:
+            if len(entries) == 1:
+                entries[0].failed = error.message
+                return
+            self._again()
+            for one in entries:  # one of them took the others down: alone, each answers for itself
+                if not one.failed:
+                    self.race(heat, [one], slices, slice_s, until)
+            return
+        for one in entries:
+            one.heats[heat] = found[str(one.number)]
+
+    def _running(self) -> Child:
+        if self._child is None:
+            self._child = Child(_SERVE, self._spec, self._limits)
+            self._child.ready()
+        return self._child
+
+    def _again(self) -> None:
+        self.close()
+        loaded, self._loaded = self._loaded, []
+        for one in loaded:
+            self.load(one)
+
+    def close(self) -> None:
+        if self._child:
+            self._child.close()
+            self._child = None
+
+
+# ---------------------------------------------------------------- the plan after it
+
+
+def choose(
+    bundle: Bundle,
+    device: DeviceProfile,
+    plan: Plan,
+    *,
+    threads: int | None = None,
+    notice: Notice | None = None,
+) -> Plan:
+    """`plan` with its choice made by measurement: remembered, else raced now. The plan as it was where there is nothing
+    to choose, or where nothing can be measured."""
+    measured_before = all(one.cost.latency_ms is not None for one in plan.fitting)
+    if measured_before or (len(plan.fitting) == 1 and threads):
+        return plan
+    found = recall(bundle, circumstances(plan, threads), machine().id)
+    if found is None:
+        if notice:
+            notice(f"measuring what is fastest here (once, about {SECONDS:.0f} seconds)")
+        found = race(bundle, device, plan, threads=threads)
+        if found is None:
+            return plan
+        if not remember(found) and notice:
+            notice(f"{learned_file()}: cannot be written, so it will be measured again the next time")
+    return reorder(plan, found)
+
+
+def reorder(plan: Plan, found: Learned) -> Plan:
+    """The plan with what was measured: its choice first, then the others as they came in, each with its threads."""
+    known = {(one.variant, one.engine): one for one in reversed(found.laps)}
+    laps = [found.choice, *(one for one in found.laps if one != found.choice)]
+    order = {(one.variant, one.engine): place for place, one in reversed(list(enumerate(laps)))}
+
+    def measured(one: Candidate) -> Candidate:
+        lap = found.choice if (one.variant, one.engine) == (found.choice.variant, found.choice.engine) else None
+        lap = lap or known.get((one.variant, one.engine))
+        if lap is None or one.objections:
+            return one
+        where = f"{one.cost.where}; latency measured here, {found.when[:10]}"
+        cost = one.cost._replace(latency_ms=lap.ms, where=where.removeprefix("; "))
+        return replace(one, cost=cost, threads=lap.threads)
+
+    candidates = sorted(
+        plan.candidates, key=lambda one: (bool(one.objections), order.get((one.variant, one.engine), len(order)))
+    )
+    return replace(plan, candidates=tuple(measured(one) for one in candidates), reason=reason(found))
+
+
+def reason(found: Learned) -> str:
+    if found.choice == found.default:
+        return f"the usual choice; nothing measured here is faster for certain ({found.when[:10]})"
+    share = f"{found.ratio:.2g}" if found.ratio < 0.995 else f"{found.ratio:.3g}"
+    return f"the fastest measured here ({found.when[:10]}): {share} of the time of {found.default.label}"
