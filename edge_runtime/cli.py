@@ -115,23 +115,26 @@ def _show_device(profile: DeviceProfile, as_json: bool) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from edge_runtime.doctor import examine, self_test
+    from edge_runtime.device_verbs import doctor
 
-    found = examine(arguments.device)
-    if arguments.self_test:
-        with _progress() as progress:
-            found["self_test"] = self_test(arguments.bundle, arguments.device, progress)
+    with _progress("percent" if arguments.calibrate else "images") as progress:
+        found = doctor(arguments, progress)
     if arguments.json:
-        _print(found)
+        _print({key: value for key, value in found.items() if key not in ("text", "code")})
     else:
-        for line in found.pop("text"):
-            print(line)
-        for one in found.get("self_test", {}).get("slides", ()):
-            print(f"self-test: {'ok    ' if one['ok'] else 'FAILED'} {one['slide']}: {one['found']}")
-        if "self_test" in found:
-            print("self-test: it proves the path on this device (decode, segment, classify, decide), not the clinic")
-    passed = found.get("self_test", {}).get("ok", True)
-    return 0 if passed and any(one["works"] for one in found["engines"]) else 1
+        print("\n".join(found["text"]))
+    return int(found["code"])
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from edge_runtime.device_verbs import lines, predict
+
+    for found in predict(arguments):
+        if arguments.json:
+            _print(found)
+        else:
+            print("\n".join(lines(found)))
+    return 0
 
 
 # ---------------------------------------------------------------- inspect, fit, pack
@@ -377,7 +380,7 @@ def _phantom(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress | None]:
+def _progress(what: str = "images") -> Iterator[Progress | None]:
     """A line on stderr that rewrites itself, on a terminal only."""
     if not sys.stderr.isatty():
         yield None
@@ -388,7 +391,7 @@ def _progress() -> Iterator[Progress | None]:
     def show(done: int, total: int | None) -> None:
         if done != last[0] and total and total > 1:
             filled = 30 * done // total
-            _say_over(f"[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} images ")
+            _say_over(f"[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} {what} ")
         last[0] = done
 
     try:
@@ -402,6 +405,7 @@ VERBS = {
     "doctor": _doctor,
     "inspect": _inspect,
     "fit": _fit,
+    "predict": _predict,
     "bench": _bench,
     "run": _run,
     "loop": _loop,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from edge_runtime import __version__
 from edge_runtime.meter_options import add_meter, add_pace
@@ -44,6 +45,15 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _device(one)
     one.add_argument("--self-test", action="store_true", help="read rendered slides whose answer is known")
     one.add_argument("--bundle", default="malaria", help="the bundle for the self-test (default: malaria)")
+    one.add_argument("--folder", type=Path, help="measure the storage of this folder (default: the home folder)")
+    one.add_argument("--write-profile", type=Path, metavar="FILE.toml", help="write a device profile of this machine")
+    one.add_argument("--name", help="the profile's name (default: from the board's model or the CPU)")
+    one.add_argument("--force", action="store_true", help="replace FILE.toml if there is one")
+    one.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="measure single operators on each engine, some 20 s each (more on slow devices), for `predict`",
+    )
 
     one = verb("inspect", "show what is in a bundle, and check every digest")
     _bundle(one)
@@ -82,6 +92,10 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     out.add_argument("--markdown", action="store_true", help="a Markdown table on stdout")
     out.add_argument("--compare", metavar="OLD.jsonl", help="say what changed beyond the noise; exit 1 for the worse")
     out.add_argument("--rows", action="store_true", help="measure nothing: show rows that were kept")
+
+    one = verb("predict", "a model's latency on a device, estimated from its operator table; for the workstation")
+    one.add_argument("model", type=Path, help="an .onnx or .tflite file, or a bundle")
+    one.add_argument("--device", required=True, metavar="FILE.toml", help="a profile by doctor --calibrate")
 
     one = verb("run", "read slides or images")
     _bundle(one)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.budget import Cost, objections
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BudgetError, EngineError, UsageError
+from edge_runtime.facts import DOT_PRODUCT
 from edge_runtime.units import format_bytes, format_ms
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from edge_runtime.profile import DeviceProfile
 
 SMALL_MODEL_BYTES = 1 << 20
-_DOT_PRODUCT = {"dotprod", "i8mm", "avx512_vnni", "avx_vnni"}
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _candidate(bundle: Bundle, variant: Variant, engine: str, device: DeviceProf
 def _rank(one: Candidate, bundle: Bundle, device: DeviceProfile, fastest: bool) -> tuple[Any, ...]:
     variant = bundle.variant(one.variant)
     order = device.engines.index(one.engine) if one.engine in device.engines else len(device.engines)
-    int8_first = bool(_DOT_PRODUCT & set(device.features))
+    int8_first = not set(DOT_PRODUCT).isdisjoint(device.features)
     misplaced = is_int8(variant) != int8_first
     latency = one.cost.latency_ms if fastest and one.cost.latency_ms is not None else 0.0
     return bool(one.objections), latency, order, misplaced, variant.file.size, one.variant
@@ -177,7 +177,7 @@ def _reason(device: DeviceProfile, fastest: bool) -> str:
     if fastest:
         return f"the lowest measured latency on {device.arch}"
     first = next(iter(device.engines), "none")
-    if _DOT_PRODUCT & set(device.features):
+    if not set(DOT_PRODUCT).isdisjoint(device.features):
         return f"{first} is the device's first engine; its cores have integer dot products, so int8 comes first"
     return f"{first} is the device's first engine; its cores have no integer dot product, so float comes first"
 

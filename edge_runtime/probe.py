@@ -39,13 +39,15 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """Facts as probed. `cores` are groups of (part, count, MHz), MHz 0 where unknown; `arch` is the userland's."""
+    """Facts as probed. `cores` are groups of (part, count, MHz), fastest first, `each_core` is (part, MHz, number), MHz
+    0 where unknown; `arch` is the userland's."""
 
     title: str
     kind: str
     arch: str
     soc: str
     cores: tuple[tuple[str, int, int], ...]
+    each_core: tuple[tuple[str, int, int], ...]
     feature_words: frozenset[str]
     allowed_cores: int
     ram_bytes: int
@@ -67,13 +69,15 @@ def read_machine(root: Path = Path("/"), pointer_bytes: int | None = None) -> Ma
     chip = _value(cpuinfo, "Hardware") or _value(cpuinfo, "model name") or ("" if cpuinfo else platform.processor())
     batteries = [f.parent for f in _glob(root, "sys/class/power_supply/*/type") if _read(f) == "Battery"]
     ram, available = _ram(root)
-    storage = shutil.disk_usage(_home())
+    each = _each_core(cpuinfo, root, chip or arch)
+    storage = shutil.disk_usage(home())
     return Machine(
         title=model or f"{platform.node()} ({platform.system()} {arch})",
         kind="board" if model and not batteries else "phone" if "ANDROID_ROOT" in os.environ else "computer",
         arch=arch,
         soc=compatible.rpartition(",")[2] or chip or arch,
-        cores=_cores(cpuinfo, root, chip or arch),
+        cores=_grouped(each),
+        each_core=tuple(each),
         feature_words=frozenset((_value(cpuinfo, "Features") or _value(cpuinfo, "flags")).split()),
         allowed_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         ram_bytes=ram,
@@ -113,7 +117,8 @@ def _value(text: str, key: str) -> str:
     return next(iter(_values(text, key)), "")
 
 
-def _home() -> Path:
+def home() -> Path:
+    """The home folder, or where there is none the working directory: whose storage is meant by "the storage"."""
     for folder in (Path(os.path.expanduser("~")), Path.cwd()):
         if folder.is_dir():
             return folder
@@ -131,8 +136,8 @@ def _arch(cpuinfo: str, pointer_bytes: int, machine: str) -> str:
     return machine or "unknown"
 
 
-def _cores(cpuinfo: str, root: Path, chip: str) -> tuple[tuple[str, int, int], ...]:
-    """Cores grouped by part and clock, fastest first. Old 32-bit kernels print one part for all cores."""
+def _each_core(cpuinfo: str, root: Path, chip: str) -> list[tuple[str, int, int]]:
+    """(part, MHz, number) of every core. Old 32-bit kernels print one part for all cores."""
     numbers = [int(n) for n in _values(cpuinfo, "processor") if n.isdigit()]
     if not numbers:
         numbers = list(range(os.cpu_count() or 1))
@@ -145,7 +150,11 @@ def _cores(cpuinfo: str, root: Path, chip: str) -> tuple[tuple[str, int, int], .
     clocks = [_number(root / f"sys/devices/system/cpu/cpu{n}/cpufreq/cpuinfo_max_freq") // 1000 for n in numbers]
     if not any(clocks):
         clocks = [_clock_now(cpuinfo)] * len(numbers)
-    pairs = list(zip(parts, clocks, strict=True))
+    return list(zip(parts, clocks, numbers, strict=True))
+
+
+def _grouped(each: list[tuple[str, int, int]]) -> tuple[tuple[str, int, int], ...]:
+    pairs = [(part, mhz) for part, mhz, _ in each]
     groups = {(part, pairs.count((part, mhz)), mhz) for part, mhz in pairs}
     return tuple(sorted(groups, key=lambda group: (-group[2], group[0])))
 

@@ -5,21 +5,24 @@ not what is soldered on: every refusal and every limit in this package is measur
 
 A profile file has the fields of `_REQUIRED` and `_OPTIONAL`, a table `[budget]` (`ram`, `storage`, optionally
 `latency`, `energy`) and a table `[sources]` with one `{ sure = "...", from = "..." }` for each fact, which is every
-field but name, title and notes. Quantities carry their unit. Memory chips are counted in binary units (a "1.5 GB"
-tablet has `1.5GiB`), storage as its maker counts it (`16GB`). Where a device is sold in several sizes, its profile is
-the smallest one.
+field but name, title and notes. One that `doctor` wrote also has `[measured]`, what was free and how fast the storage
+was at that time, and with `--calibrate` also `[operators]` (operators.py). Quantities carry their unit. Memory chips
+are counted in binary units (a "1.5 GB" tablet has `1.5GiB`), storage as its maker counts it (`16GB`). Where a device is
+sold in several sizes, its profile is the smallest one.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from edge_runtime.errors import ProfileError, UsageError
+from edge_runtime.errors import ProfileError
+from edge_runtime.fields import Table, bad, show
+from edge_runtime.operators import OperatorTable, parse_operators, parse_when
 from edge_runtime.units import format_bytes, parse_bytes, parse_mj, parse_ms
 
 THIS_DEVICE = "this-device"
@@ -42,8 +45,7 @@ _REQUIRED = (
     *("name", "title", "kind", "arch", "soc", "cores", "features", "ram", "storage", "engines", "threads"),
     *("power_meter", "budget", "sources"),
 )
-_OPTIONAL = ("year", "battery_mah", "notes")
-_Number = TypeVar("_Number", int, float)
+_OPTIONAL = ("year", "battery_mah", "notes", "measured", "operators")
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 
 
@@ -59,7 +61,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cores:
-    """A group of equal CPU cores; `mhz` is their highest clock, 0 where a probe cannot tell it."""
+    """A group of equal CPU cores; `mhz` is their highest clock, 0 where the system does not tell it."""
 
     part: str
     count: int
@@ -72,6 +74,17 @@ class Source:
 
     where: str
     sure: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on the device at `when` (UTC, ISO 8601); None where it could not be. Speeds are in bytes/s."""
+
+    when: str
+    free_ram_bytes: int
+    write_bytes_per_s: int | None = None
+    read_bytes_per_s: int | None = None
+    fsync_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,8 @@ class DeviceProfile:
     budget: Budget
     sources: Mapping[str, Source] = field(hash=False)
     notes: str = ""
+    measured: Measured | None = None
+    operators: tuple[OperatorTable, ...] = ()
 
 
 def load_profile(name_or_path: str | os.PathLike[str]) -> DeviceProfile:
@@ -117,7 +132,7 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> DeviceProfile:
 
         close = difflib.get_close_matches(name.lower(), [*files, THIS_DEVICE], n=3, cutoff=0.4)
         nearest = f"; the closest are {', '.join(close)}" if close else ""
-        raise ProfileError(f"no device profile is called {_show(name)}{nearest}", hint="edge-runtime devices")
+        raise ProfileError(f"no device profile is called {show(name)}{nearest}", hint="edge-runtime devices")
     return _read_shipped(files[name])
 
 
@@ -140,7 +155,7 @@ def _shipped_files() -> list[Path]:
 def _read_shipped(path: Path) -> DeviceProfile:
     profile = _read_profile(path)
     if profile.name != path.stem:
-        raise _bad(str(path), "name", profile.name, f"{path.stem!r}, as the file is called")
+        raise bad(str(path), "name", profile.name, f"{path.stem!r}, as the file is called")
     return profile
 
 
@@ -174,87 +189,12 @@ def _read_profile(path: Path) -> DeviceProfile:
 # ------------------------------------------------------------------------------------------------- what a file says
 
 
-def _show(found: object) -> str:
-    try:
-        text = repr(found)
-    except ValueError:  # Python refuses to print whole numbers of more than 4,300 digits
-        return "an endless number"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _bad(where: str, name: str, found: object, wanted: str) -> ProfileError:
-    return ProfileError(f"{where}: {name}: found {_show(found)}, wanted {wanted}")
-
-
-class _Table:
-    """A TOML table that knows its file and the way to itself, so that every refusal can name the field."""
-
-    def __init__(self, values: object, where: str, path: str, required: Collection[str], optional: Collection[str]):
-        if not isinstance(values, dict):
-            raise _bad(where, path or "the file", values, f"a table with the fields {', '.join(required)}")
-        self.values: dict[str, Any] = values
-        self.where = where
-        self.prefix = f"{path}." if path else ""
-        known = [*required, *optional]
-        for name in values:
-            if name not in known:
-                raise ProfileError(
-                    f"{where}: found the unknown field {_show(self.prefix + name)}, wanted only {', '.join(known)}"
-                )
-        for name in required:
-            if name not in values:
-                raise ProfileError(f"{where}: {self.prefix}{name}: found nothing, wanted this field")
-
-    def bad(self, name: str, wanted: str) -> ProfileError:
-        return _bad(self.where, self.prefix + name, self.values[name], wanted)
-
-    def text(self, name: str, limit: int = 200) -> str:
-        value = self.values[name]
-        if not isinstance(value, str) or not value.strip() or len(value) > limit:
-            raise self.bad(name, f"a text of 1 to {limit} characters")
-        if not value.replace("\n", "").isprintable():
-            raise self.bad(name, "a text without control characters")
-        return value.strip()
-
-    def one_of(self, name: str, words: Collection[str]) -> str:
-        value = self.text(name)
-        if value not in words:
-            raise self.bad(name, f"one of {', '.join(words)}")
-        return value
-
-    def some_of(self, name: str, words: Collection[str], at_least: int = 0) -> tuple[str, ...]:
-        value = self.values[name]
-        if not isinstance(value, list) or len(value) < at_least or any(word not in list(words) for word in value):
-            raise self.bad(name, f"a list of {'some' if at_least else 'any'} of {', '.join(words)}")
-        if len(set(value)) != len(value):
-            raise self.bad(name, "a list that names each only once")
-        return tuple(value)
-
-    def count(self, name: str, lowest: int, highest: int) -> int:
-        value = self.values[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-            raise self.bad(name, f"a whole number from {lowest} to {highest}")
-        return value
-
-    def quantity(self, name: str, parse: Callable[[object, str], _Number], example: str) -> _Number:
-        value = self.values[name]
-        if not isinstance(value, str) or len(value) > 30:
-            raise self.bad(name, f'a number with its unit, in quotation marks: "{example}"')
-        try:
-            number = parse(value, f"{self.where}: {self.prefix}{name}")
-        except UsageError as error:
-            raise ProfileError(error.message) from error
-        if number <= 0:
-            raise self.bad(name, "more than nothing")
-        return number
-
-
 def _parse_profile(table: dict[str, Any], where: str) -> DeviceProfile:
-    top = _Table(table, where, "", _REQUIRED, _OPTIONAL)
+    top = Table(table, where, "", _REQUIRED, _OPTIONAL)
     name = top.text("name", 60)
     if not _NAME.fullmatch(name) or name == THIS_DEVICE:
         raise top.bad("name", f"small letters, digits, '-' and '.', and not {THIS_DEVICE!r}")
-    budget = _Table(table["budget"], where, "budget", ("ram", "storage"), ("latency", "energy"))
+    budget = Table(table["budget"], where, "budget", ("ram", "storage"), ("latency", "energy"))
     profile = DeviceProfile(
         name=name,
         title=top.text("title"),
@@ -278,34 +218,46 @@ def _parse_profile(table: dict[str, Any], where: str) -> DeviceProfile:
         ),
         sources=_parse_sources(table, where),
         notes=top.text("notes", 2000) if "notes" in table else "",
+        measured=_parse_measured(table["measured"], where) if "measured" in table else None,
     )
+    if "operators" in table:
+        operators = parse_operators(table["operators"], where, ENGINES_OF_ARCH[profile.arch], profile.arch)
+        profile = replace(profile, operators=operators)
     _check_sense(profile, top, budget)
     return profile
 
 
 def _parse_cores(found: object, where: str) -> tuple[Cores, ...]:
     if not isinstance(found, list) or not 1 <= len(found) <= 8:
-        raise _bad(where, "cores", found, "a list of 1 to 8 groups of cores")
-    tables = [_Table(group, where, f"cores[{n}]", ("part", "count", "mhz"), ()) for n, group in enumerate(found)]
-    return tuple(Cores(t.text("part", 60), t.count("count", 1, 1024), t.count("mhz", 1, 10_000)) for t in tables)
+        raise bad(where, "cores", found, "a list of 1 to 8 groups of cores")
+    tables = [Table(group, where, f"cores[{n}]", ("part", "count", "mhz"), ()) for n, group in enumerate(found)]
+    return tuple(Cores(t.text("part", 60), t.count("count", 1, 1024), t.count("mhz", 0, 10_000)) for t in tables)
+
+
+def _parse_measured(found: object, where: str) -> Measured:
+    may = ("write_per_s", "read_per_s", "fsync")
+    table = Table(found, where, "measured", ("when", "free_ram"), may)
+    write, read = (table.quantity(n, parse_bytes, "12MB") if n in table.values else None for n in may[:2])
+    fsync = table.quantity("fsync", parse_ms, "4ms") if "fsync" in table.values else None
+    return Measured(parse_when(table, "when"), table.quantity("free_ram", parse_bytes, "64MiB"), write, read, fsync)
 
 
 def _parse_sources(table: dict[str, Any], where: str) -> dict[str, Source]:
     facts = [name for name in table if name not in ("name", "title", "notes", "sources")]
     found = table["sources"]
     if not isinstance(found, dict):
-        raise _bad(where, "sources", found, 'a table with one { sure = "...", from = "..." } for each fact')
+        raise bad(where, "sources", found, 'a table with one { sure = "...", from = "..." } for each fact')
     for name in found:
         if name not in facts:
             raise ProfileError(f"{where}: sources.{name}: found a source for a fact that the file does not state")
     for name in facts:
         if name not in found:
             raise ProfileError(f"{where}: {name}: found a fact without a source, wanted it under [sources]")
-    tables = {name: _Table(found[name], where, f"sources.{name}", ("sure", "from"), ()) for name in facts}
+    tables = {name: Table(found[name], where, f"sources.{name}", ("sure", "from"), ()) for name in facts}
     return {name: Source(t.text("from", 400), t.one_of("sure", SURE)) for name, t in tables.items()}
 
 
-def _check_sense(profile: DeviceProfile, top: _Table, budget: _Table) -> None:
+def _check_sense(profile: DeviceProfile, top: Table, budget: Table) -> None:
     engines = ENGINES_OF_ARCH[profile.arch]
     if any(engine not in engines for engine in profile.engines):
         raise top.bad("engines", f"only {', '.join(engines)}: nothing else has a wheel for {profile.arch}")

@@ -3,14 +3,17 @@
     python scripts/readme.py [--check]
 
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources: models/malaria/metrics.json (train.py),
-models/malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), device_profiles/.
+models/malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), device_profiles/,
+models/prediction.jsonl (check_prediction).
 """
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +106,22 @@ def bench() -> list[str]:
     return text
 
 
+def prediction() -> str:
+    """The last run of scripts/check_prediction."""
+    rows = [json.loads(line) for line in (ROOT / "models" / "prediction.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["when"] == rows[-1]["when"]]
+    errors = [abs(row["ratio"] - 1) for row in last]
+    within = sum(error <= 0.25 for error in errors)
+    machine = f"an {last[0]['arch'].replace('_', '-')} machine"
+    text = (
+        f"On {machine} that others used too, {len(last)} networks that the calibration had never seen, one thread, "
+        f"processor time of the least disturbed tenth: predicted against "
+        f"measured latency differs by {100 * statistics.median(errors):.0f} % in the median; {within} are within "
+        f"25 %, the worst is off by {100 * max(errors):.0f} %."
+    )
+    return "\n".join(textwrap.wrap(text, 118))
+
+
 def devices() -> str:
     bundle = load_bundle(MODEL / "malaria.edge")
     shown = ("lg-g-pad-7.0", "samsung-galaxy-tab-e-9.6", "samsung-galaxy-tab-a-8.0-2019", "raspberry-pi-zero-2w")
@@ -120,7 +139,7 @@ def devices() -> str:
 def main() -> int:
     path = ROOT / "README.md"
     before = after = path.read_text()
-    for name, made in (("figures", figures()), ("devices", devices())):
+    for name, made in (("figures", figures()), ("devices", devices()), ("prediction", prediction())):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.S)
         after = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", after)
     if "--check" in sys.argv:

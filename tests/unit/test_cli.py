@@ -161,5 +161,5 @@ def test_a_full_disk_behind_stdout_is_an_error_in_words():
 
 
 def test_every_verb_has_help():
-    for verb in ("devices", "doctor", "inspect", "fit", "run", "loop", "journal", "pack", "phantom"):
+    for verb in ("devices", "doctor", "inspect", "fit", "predict", "run", "loop", "journal", "pack", "phantom"):
         assert "--json" in cli(verb, "--help").stdout

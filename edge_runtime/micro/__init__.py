@@ -1,0 +1,1 @@
+"""Models of single operators, made on the device and timed there: what an operator table is measured with."""
