@@ -113,7 +113,16 @@ def copy_package(target: Path) -> None:
 def compile_python(folder: Path) -> None:
     """Byte code beside the sources, where this Python writes the guest's kind (3.11): compiling is slow in there."""
     if sys.version_info[:2] == (3, 11):
-        command = [sys.executable, "-m", "compileall", "-q", "-j2", "--invalidation-mode", "unchecked-hash", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "compileall",
+            "-q",
+            "-j2",
+            "--invalidation-mode",
+            "unchecked-hash",
+            str(folder),
+        ]
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -173,7 +182,9 @@ class Machine:
             line += ["-drive", f"file={_escaped(path)},format=raw,if=none,id={name}{rest}"]
             line += ["-device", f"virtio-blk-device,drive={name}"]
         if self.icount:
-            line += ["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]
+            # sleep=on: while the guest waits for its disk, time passes as here. With sleep=off it jumps to the next
+            # timer at once, and whatever waits with a limit (for a child that is being read from the disk) gives up.
+            line += ["-icount", "shift=0,sleep=on", "-rtc", "base=2026-01-01,clock=vm"]
         return line
 
 
@@ -281,8 +292,8 @@ def _write_disk(
 
 def make_filesystem(tree: Path, image: Path, label: str, size_mib: int, *options: str) -> None:
     """An ext4 image with what is in `tree`, without mounting anything. Raises Failure."""
-    line = ["mke2fs", "-q", "-F", "-t", "ext4", "-L", label, "-m", "0", *options, "-d", tree, image, f"{size_mib}M"]
-    run_tool(line, "scripts/arm/setup vm")
+    line: list[str | Path] = ["mke2fs", "-q", "-F", "-t", "ext4", "-L", label, "-m", "0", *options]
+    run_tool([*line, "-d", tree, image, f"{size_mib}M"], "scripts/arm/setup vm")
 
 
 def run_tool(line: Sequence[str | Path], hint: str = "") -> str:
