@@ -2,7 +2,8 @@
 
     python measure.py [--choice COMMAND] [--inferences N] BUNDLE ...
 
-A plain loop around the engine layer: load, warm up, N inferences, the median of time.perf_counter. Then, where COMMAND
+A plain loop around the engine layer: load, warm up, N inferences in the batches that a session makes, the median of
+time.perf_counter by the input. Then, where COMMAND
 is given, what the runtime chooses by itself: COMMAND with {bundle} filled in, whose last line is JSON with `choice` as
 `edge-runtime fit --json` prints it. Runs on any machine; scripts/arm/race runs it where the clock counts instructions.
 """
@@ -25,31 +26,31 @@ def measure(path: str, name: str, engine_name: str, inferences: int) -> None:
     import numpy as np
 
     from edge_runtime.bundle import load_bundle
-    from edge_runtime.engine import EngineOptions, find_engine
+    from edge_runtime.server import load_variant
 
     bundle = load_bundle(path)
-    variant = bundle.variant(name)
-    engine = find_engine(engine_name)
-    program = engine.load(bundle.read(variant.file), EngineOptions(threads=1))
+    spec = {"bundle": path, "digest": bundle.digest, "variant": name, "engine": engine_name, "threads": 1}
+    _task, program, version, batch = load_variant(spec)
     draw = np.random.default_rng(0)
     feeds = {}
-    for spec in program.inputs:
-        shape = [size or 1 for size in spec.shape]
-        values = draw.random(shape) if spec.dtype.startswith("float") else draw.integers(-128, 128, shape)
-        feeds[spec.name] = values.astype(spec.dtype)
+    for tensor in program.inputs:
+        shape = [size or batch for size in tensor.shape]
+        values = draw.random(shape) if tensor.dtype.startswith("float") else draw.integers(-128, 128, shape)
+        feeds[tensor.name] = values.astype(tensor.dtype)
     for _ in range(WARM_UP):
         program.run(feeds)
     times_ns = []
     for _ in range(inferences):
         start = time.perf_counter()
         program.run(feeds)
-        times_ns.append((time.perf_counter() - start) * 1e9)
+        times_ns.append((time.perf_counter() - start) * 1e9 / batch)
     low, middle, high = statistics.quantiles(times_ns, n=4)
     row: dict[str, object] = {
         "bundle": bundle.name,
         "variant": name,
         "engine": engine_name,
-        "engine_version": engine.version(),
+        "engine_version": version,
+        "batch": batch,
     }
     row |= {"threads": 1, "n": inferences, "ns": round(middle), "quartiles_ns": [round(low), round(high)]}
     print(json.dumps(row), flush=True)
