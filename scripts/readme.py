@@ -4,7 +4,8 @@
 
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources: models/malaria/metrics.json (train.py),
 models/malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), device_profiles/,
-models/prediction.jsonl (check_prediction).
+models/prediction.jsonl (check_prediction), models/bench_self.jsonl (bench_self.py), models/choice.jsonl (check_choice.py,
+arm/race), models/overhead.jsonl (bench_overhead.py).
 """
 
 from __future__ import annotations
@@ -136,10 +137,63 @@ def devices() -> str:
     return "\n".join([*text, "", f"and {len(profiles) - len(shown)} more."])
 
 
+def lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (ROOT / "models" / name).read_text().splitlines()]
+
+
+def trust() -> str:
+    """What the instrument, the choice and this package's own layer were found to be worth."""
+    own = lines("bench_self.jsonl")[-1]
+    runs, repeats, slower = own["runs"], own["repeats"], f"{100 * own['slower']:.0f} %"
+    rows = [
+        (
+            "a thing against itself in one run: the interval of the ratio holds 1 (goal: 90 of 100)",
+            f"{own['paired_itself']} of {runs}",
+        ),
+        (f"made {slower} slower: found, in one run (goal: 90 of 100)", f"{own['paired_slower_found']} of {runs}"),
+        (
+            "a run compared with the one before (`--compare`): no change seen (goal: 90 of 100)",
+            f"{own['repeated_itself']} of {repeats}",
+        ),
+        (f"made {slower} slower: found by `--compare`, without pairs", f"{own['repeated_slower_found']} of {repeats}"),
+    ]
+    cases = [row for row in lines("choice.jsonl") if "over" in row]
+    for basis, words in (
+        ("time", "this x86-64 machine"),
+        ("instructions", "emulated Cortex-A53, -A72, -A76, by instructions"),
+    ):
+        mine = [row["over"] for row in cases if row["basis"].startswith(basis)]
+        if mine:
+            close = sum(over is not None and over <= 1.05 for over in mine)
+            worst = max(over or 9.0 for over in mine)
+            about = f"{close} of {len(mine)}, worst {100 * (worst - 1):.1f} % over"
+            rows.append((f"the choice within 5 % of the exhaustive best, {words}", about))
+    for row in lines("overhead.jsonl"):
+        latency, cold = row["latency"], row["cold"]
+        layer, start = spread_ratio(latency["layer"]), spread_ratio(cold["ratio"])
+        extra = cold["ours_mib"] - cold["bare_mib"]
+        what = f"our layer over bare {row['engine']}: latency of {latency['bare_ms']:.2g} ms; cold start; memory (goals: 1.02, 1.05, 5 MiB)"
+        rows.append((what, f"{layer}; {start}; {extra:+.1f} MiB"))
+        what = f"the same through the guard, {latency['input_bytes'] / 1e3:.0f} kB of input to a child process and back"
+        rows.append((what, spread_ratio(latency["guard"])))
+    text = ["| is it to be trusted? measured here | |", "| --- | ---: |"]
+    return "\n".join([*text, *(f"| {what} | {value} |" for what, value in rows)])
+
+
+def spread_ratio(values: list[float]) -> str:
+    middle, low, high = values
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
 def main() -> int:
     path = ROOT / "README.md"
     before = after = path.read_text()
-    for name, made in (("figures", figures()), ("devices", devices()), ("prediction", prediction())):
+    for name, made in (
+        ("figures", figures()),
+        ("devices", devices()),
+        ("prediction", prediction()),
+        ("trust", trust()),
+    ):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.S)
         after = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", after)
     if "--check" in sys.argv:
