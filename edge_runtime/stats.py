@@ -8,7 +8,6 @@ all inferences of one process: ten thousand inferences of one process are one ob
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -43,7 +42,16 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def median(values: Iterable[float]) -> float:
-    return float(statistics.median(values))
+    """As the statistics module's, which loads random, fractions and decimal: in a child, the model's budget pays."""
+    return quantile(sorted(values), 0.5)
+
+
+def stdev(values: Sequence[float]) -> float:
+    """Of a sample: n - 1 in the denominator. Raises ValueError for fewer than two."""
+    if len(values) < 2:
+        raise ValueError("fewer than two numbers")
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def t95(freedom: int) -> float:
@@ -56,18 +64,18 @@ def deviation(values: Sequence[float]) -> float:
     four, an interval of 95 % would hold the truth in 90 of 100 draws of five (tests/unit/test_stats.py)."""
     if len(values) < 2:
         return math.inf
-    middle = statistics.median(values)
-    typical = 1.4826 * statistics.median(abs(value - middle) for value in values)
+    middle = median(values)
+    typical = 1.4826 * median(abs(value - middle) for value in values)
     near = [value for value in values if abs(value - middle) <= 6 * typical]
     trusted = near if len(near) >= 3 and 2 * len(near) > len(values) else values
-    return max(typical, statistics.stdev(trusted))
+    return max(typical, stdev(trusted))
 
 
 def interval(values: Sequence[float], floor: float = 0.0) -> Interval:
     """Of positive numbers, one a process: their median with the interval of it. `floor` is the least relative half
     width; with one value the interval is everything."""
     logs = [math.log(value) for value in values]
-    middle = statistics.median(logs)
+    middle = median(logs)
     half = math.hypot(1.2533 * t95(len(logs) - 1) * deviation(logs) / math.sqrt(len(logs)), floor)
     if math.isinf(half):
         return Interval(math.exp(middle), 0.0, math.inf, len(logs))

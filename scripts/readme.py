@@ -4,8 +4,8 @@
 
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources: models/malaria/metrics.json (train.py),
 models/malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), device_profiles/,
-models/prediction.jsonl (check_prediction), models/bench_self.jsonl (bench_self.py), models/choice.jsonl (check_choice.py,
-arm/race), models/overhead.jsonl (bench_overhead.py).
+models/prediction.jsonl (check_prediction), models/bench_self.jsonl (bench_self.py), models/choice.jsonl
+(check_choice.py, arm/race), models/overhead.jsonl (bench_overhead.py).
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ def trust() -> str:
         latency, cold = row["latency"], row["cold"]
         layer, start = spread_ratio(latency["layer"]), spread_ratio(cold["ratio"])
         extra = cold["ours_mib"] - cold["bare_mib"]
-        what = f"our layer over bare {row['engine']}: latency of {latency['bare_ms']:.2g} ms; cold start; memory (goals: 1.02, 1.05, 5 MiB)"
+        what = f"our layer over bare {row['engine']}: a latency of {latency['bare_ms']:.2g} ms; cold start; memory "
+        what += "(goals: 1.02, 1.05, 5 MiB)"
         rows.append((what, f"{layer}; {start}; {extra:+.1f} MiB"))
         what = f"the same through the guard, {latency['input_bytes'] / 1e3:.0f} kB of input to a child process and back"
         rows.append((what, spread_ratio(latency["guard"])))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.stats import interval, quantile, spread, t95
+from edge_runtime.stats import interval, median, quantile, spread, stdev, t95
 
 POSITIVE = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=30)
 
@@ -19,7 +19,8 @@ POSITIVE = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=30)
 def test_a_quantile_lies_between_the_ends_and_the_half_is_the_median(values: list[float], share: float):
     ordered = sorted(values)
     assert ordered[0] <= quantile(ordered, share) <= ordered[-1]
-    assert quantile(ordered, 0.5) == pytest.approx(statistics.median(ordered))
+    assert median(values) == quantile(ordered, 0.5) == pytest.approx(statistics.median(ordered))
+    assert stdev(values) == pytest.approx(statistics.stdev(values), rel=1e-6, abs=1e-9)
 
 
 @given(POSITIVE)
