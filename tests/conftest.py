@@ -7,15 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import settings
 from PIL import Image
 
 from edge_runtime.profile import Budget, DeviceProfile, load_profile
 
-settings.register_profile("here", deadline=None)  # no test judges by time: the machine may be busy
-settings.load_profile("here")
+hypothesis.settings.register_profile("here", deadline=None)  # no test judges by time: the machine may be busy
+hypothesis.settings.load_profile("here")
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ["red", "green", "blue"]
