@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_runtime.engine import check_threads, engine_for, find_engine
-from edge_runtime.errors import BudgetError, EngineError
+from edge_runtime.child import memory_status
+from edge_runtime.engine import EngineOptions, check_threads, engine_for, find_engine
+from edge_runtime.errors import BudgetError, EngineError, UsageError
 from edge_runtime.guard import Child, Limits
 from edge_runtime.profile import load_profile
 from edge_runtime.tensors import TensorSpec, fit_all
@@ -56,14 +57,47 @@ class GuardedProgram:
         self.close()
 
 
+class BareProgram:
+    """The same in this process: nothing between caller and engine but the fitting of the inputs, and no net below."""
+
+    def __init__(self, model: Path, engine: str, threads: int) -> None:
+        module = find_engine(engine)
+        self.engine = engine
+        self._program = module.load(model, EngineOptions(threads))
+        self.engine_version = module.version()
+        self.inputs, self.outputs = self._program.inputs, self._program.outputs
+
+    @property
+    def peak_ram_bytes(self) -> int:
+        """Of this whole process."""
+        return memory_status().get("VmHWM", 0)
+
+    def run(self, feeds: Mapping[str, object]) -> dict[str, Array]:
+        """As GuardedProgram.run, but for its BudgetError."""
+        return self._program.run(fit_all(feeds, self.inputs))
+
+    def close(self) -> None:
+        self._program.close()
+
+    def __enter__(self) -> BareProgram:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def open_program(
     path: str | os.PathLike[str],
     engine: str | None = None,
     device: DeviceProfile | str | None = None,
     *,
     threads: int = 1,
-) -> GuardedProgram:
+    guard: bool = True,
+) -> GuardedProgram | BareProgram:
     """Load a .onnx, .ort or .tflite file in a guarded child.
+
+    `guard`: False loads it into this process instead, for models of a millisecond with large inputs, where the way to
+    a child and back counts; there is no memory limit then, and an engine that dies takes the caller with it.
 
     `engine`: by name, else the first that reads the format and works here. `device`: whose memory budget the child
     is held to; None is no limit. Raises EngineError, BudgetError (also before loading, when the estimate does not
@@ -75,6 +109,10 @@ def open_program(
         raise EngineError(f"{model}: found no file there, wanted an ONNX or TFLite model")
     profile = load_profile(device) if isinstance(device, str) else device
     name = engine_for(model, engine)
+    if not guard:
+        if profile:
+            raise UsageError(f"{model}: found device {profile.name} and no guard: only a guarded child can be limited")
+        return BareProgram(model, name, threads)
     predicted = find_engine(name).ram_bytes(model.stat().st_size, profile.arch if profile else "")
     limits = Limits(profile.budget.ram_bytes) if profile else Limits()
     if limits.ram_bytes is not None and predicted > limits.ram_bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 SMALL_MODEL_BYTES = 1 << 20
+_SWITCH_S = 0.0005
 
 
 class BundleServer:
@@ -98,6 +100,9 @@ def serve_bundle(spec: dict[str, Any]) -> BundleServer:
     """Made in the child: reads and verifies the bundle, loads the variant, checks that task and model agree."""
     task, program, version, batch = load_variant(spec)
     _reserve()
+    if spec.get("decode_ahead"):
+        # The thread that decodes must get the interpreter's lock back soon, or it is never ahead.
+        sys.setswitchinterval(_SWITCH_S)
     return BundleServer(task, program, {"engine_version": version}, batch)
 
 
@@ -111,13 +116,14 @@ class Loaded(NamedTuple):
 
 
 def load_variant(spec: dict[str, Any]) -> Loaded:
-    """`spec` has bundle (its path), digest, variant, engine and threads. Raises EdgeError where they do not agree."""
+    """`spec` has bundle (its path), digest, variant, engine, threads and perhaps decode_ahead. Raises EdgeError where
+    they do not agree."""
     bundle = load_bundle(spec["bundle"])
     if bundle.digest != spec["digest"]:
         raise InputError(f"{bundle.path}: the bundle was changed after it was read", hint="run the command again")
     variant = bundle.variant(spec["variant"])
     engine = find_engine(spec["engine"])
-    task = find_task(bundle)
+    task = find_task(bundle, spec.get("decode_ahead", False))
     program = engine.load(bundle.read(variant.file), EngineOptions(spec["threads"]))
     found, wanted = [(one.inputs, one.outputs) for one in (program, variant)]
     if [_shapes(one) for one in found] != [_shapes(one) for one in wanted]:

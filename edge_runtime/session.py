@@ -17,6 +17,7 @@ from edge_runtime.engine import check_threads
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
 from edge_runtime.guard import Child, Limits
 from edge_runtime.items import Item, printable
+from edge_runtime.machine import allowed_cores
 from edge_runtime.planner import Candidate, Plan, plan, usual_threads
 from edge_runtime.profile import load_profile
 from edge_runtime.results import Origin, Outcome, Prediction
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from edge_runtime.child import Progress
     from edge_runtime.profile import DeviceProfile
 
+# A decoded photograph with what its decoder holds: fields are reduced to 3,200 pixels a side at most.
+DECODED_BYTES = 32 << 20
 _SERVE = "edge_runtime.server:serve_bundle"
 
 
@@ -66,6 +69,7 @@ class Session:
             "threads": self.threads
             or usual_threads(self.bundle.variant(self.candidate.variant).file.size, self.device),
             "predicted_bytes": self.candidate.cost.ram_bytes,
+            "decode_ahead": self._decode_ahead(),
         }
         child = Child(_SERVE, spec, Limits(self.device.budget.ram_bytes))
         try:
@@ -76,6 +80,11 @@ class Session:
         if self._child:
             self._child.close()
         self._child = child
+
+    def _decode_ahead(self) -> bool:
+        """On two cores and more, where the memory has room for one more decoded photograph."""
+        spare_bytes = self.device.budget.ram_bytes - self.candidate.cost.ram_bytes
+        return allowed_cores() > 1 and spare_bytes >= DECODED_BYTES
 
     @property
     def origin(self) -> Origin:

@@ -20,7 +20,7 @@ PERIOD_S = 1.0
 ACCURACY = 0.05  # assumed: fuel gauges are seldom specified for a device
 CHARGE_STEP_MAH = 1.0
 _BORDER = 10_000
-_ASSUMED = "fuel gauge, 5 % assumed"
+_ASSUMED = "fuel gauge, 5 % and 20 mW assumed"
 
 
 def amperes(raw: int, unit: str | None = None) -> float:

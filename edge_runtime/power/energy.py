@@ -17,6 +17,7 @@ from edge_runtime.power.meter import Sample, Sensor
 
 FEW_SAMPLES = 5
 GAP_PERIODS = 5.0
+LEAST_GAP_S = 1.0  # shorter ones are a busy machine's, and the scatter of the readings covers them
 _SECONDS_A_DAY = 86_400.0
 
 
@@ -143,11 +144,12 @@ def _at(samples: Sequence[Sample], at_s: float) -> float:
 
 def _gaps(samples: Sequence[Sample], start_s: float, end_s: float, period_s: float) -> list[float]:
     """How long, inside the window, nothing was read for far longer than the meter's period."""
+    longest = max(GAP_PERIODS * period_s, LEAST_GAP_S)
     times = [one.at_s for one in samples]
     edges = [start_s, *(one for one in times if start_s < one < end_s), end_s]
     if times[0] <= start_s:  # what was read just before reaches into the window
         edges[0] = max(one for one in times if one <= start_s)
-    return [min(b, end_s) - max(a, start_s) for a, b in pairwise(edges) if b - a > GAP_PERIODS * period_s]
+    return [min(b, end_s) - max(a, start_s) for a, b in pairwise(edges) if b - a > longest]
 
 
 def difference(start: Sample, end: Sample, sensor: Sensor, step_j: float, samples: int) -> Energy:

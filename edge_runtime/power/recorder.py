@@ -12,6 +12,7 @@ Memory is bounded: 16 bytes a reading, the last 100,000 of them.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from array import array
@@ -21,10 +22,11 @@ from dataclasses import dataclass, replace
 
 from edge_runtime.errors import MeterError
 from edge_runtime.power.energy import Energy, Idle, difference, idle_of, integrate
-from edge_runtime.power.meter import MODELLED, Logged, PowerMeter, Sample
+from edge_runtime.power.meter import MODELLED, Logged, PowerMeter, Reading, Sample
 
 HISTORY = 100_000
 FAILURES = 5
+RETRY_S = 30.0
 CHARGING_NOTE = "on charge: the battery's current is not what the device takes"
 
 
@@ -39,6 +41,7 @@ class Mark:
 
 class Recorder:
     """Use it in `with`, which closes the meter. Marks and energies are for one thread; readings come from its own.
+    `live`: readings are taken while it runs, so not from a log and not where watts are stated.
 
     `clock`, `wall`, `sleep` and `background` are for tests: without the thread, `poll` takes a reading.
     """
@@ -58,12 +61,13 @@ class Recorder:
         self._background = background and self.live
         self._times, self._values = array("d"), array("d")
         self._forgotten_s = float("-inf")
-        self._charged_s = float("-inf")
+        self._charged: list[list[float]] = []  # from and to, of each time on charge
         self._lowest, self._highest = float("inf"), float("-inf")
         self._stood_still, self._step = False, float("inf")
         self._failed: MeterError | None = None
         self._failures = 0
-        self._lock = threading.Lock()
+        self._asking = threading.Lock()  # one question at a time, which may take a slow meter seconds
+        self._lock = threading.Lock()  # of what is remembered: never held while a meter is asked
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -83,39 +87,42 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._thread:
-            self._thread.join(self.sensor.period_s + 15)
+            self._thread.join(2.0)  # a slow meter's last answer is not waited for
             self._thread = None
         self.meter.close()
 
     def _run(self) -> None:
         due = self._clock()
-        while self._failures < FAILURES:
+        while True:
             # a reading that takes longer than the period must not make the next ones come in a burst
-            due = max(due + self.sensor.period_s, self._clock())
+            due = max(due + (RETRY_S if self._failed else self.sensor.period_s), self._clock())
             if self._stop.wait(due - self._clock()):
                 return
             self.poll()
 
     def poll(self) -> None:
-        """Take a reading now; one that fails is remembered, and five in a row end the recording."""
+        """Take a reading now. After five failures in a row there are no figures until the meter answers again, which
+        is tried every half minute."""
         try:
             self._take()
-            self._failures = 0
-        except MeterError as error:
+            self._failures, self._failed = 0, None
+        except Exception as error:  # a thread that dies silently would leave figures that are not measured
             self._failures += 1
             if self._failures >= FAILURES:
-                self._failed = error
-        except Exception as error:  # a thread that dies silently would leave figures that are not measured
-            self._failures, self._failed = FAILURES, MeterError(f"{self.sensor.name}: {error!r}")
+                unknown = MeterError(f"{self.sensor.name}: {error!r}")
+                self._failed = error if isinstance(error, MeterError) else unknown
 
     def _take(self) -> Sample:
-        with self._lock:
+        with self._asking:
             before = self._clock()
             reading = self.meter.read()
             # slow meters (a process of their own, a bus) are read somewhere between asking and answer
             sample = Sample((before + self._clock()) / 2, reading.value)
-            if reading.charging:
-                self._charged_s = sample.at_s
+            return self._remember(sample, reading)
+
+    def _remember(self, sample: Sample, reading: Reading) -> Sample:
+        with self._lock:
+            self._note_charging(sample.at_s, reading.charging)
             if self._times and sample.at_s <= self._times[-1]:
                 return Sample(self._times[-1], self._values[-1])
             if self._values and self.sensor.counter:
@@ -130,15 +137,21 @@ class Recorder:
                 del self._times[: HISTORY // 2], self._values[: HISTORY // 2]
             return sample
 
+    def _note_charging(self, at_s: float, charging: bool) -> None:
+        if not charging:
+            return
+        if self._charged and at_s - self._charged[-1][1] <= 2 * self.sensor.period_s:
+            self._charged[-1][1] = at_s
+        else:
+            self._charged.append([at_s, at_s])
+
     def mark(self) -> Mark:
         """Now. A counter is read for it, so that even a short window is exact; a sampler is not: the machine is idle
         while a mark is made, and such a reading would pull the mean down."""
         reading = None
         if self.live and self.sensor.counter and self._failed is None:
-            try:
+            with contextlib.suppress(MeterError):
                 reading = self._take()
-            except MeterError as error:
-                self._failed = error
         return Mark(reading.at_s if reading else self._clock(), self._wall(), reading)
 
     def energy(self, start: Mark, end: Mark) -> Energy:
@@ -152,14 +165,17 @@ class Recorder:
             return Energy(watts * seconds, seconds, self.sensor.basis, self.sensor.about, 0, self.sensor.accuracy)
         if self._failed:
             raise self._failed
-        if self.sensor.counter and start.reading and end.reading:
+        if self.sensor.counter:
+            if start.reading is None or end.reading is None:
+                raise MeterError(f"{self.sensor.name}: the counter could not be read at an end of the window")
             step = self._step if self._stood_still and self._step < float("inf") else 0.0
             inside = bisect_right(self._times, end.at_s) - bisect_left(self._times, start.at_s)
             found = difference(start.reading, end.reading, self.sensor, step, inside)
         else:
             found = self._integrate(start.at_s, end.at_s)
-        # what is read between two readings of a battery is on charge when the reading before or after is
-        if self._charged_s >= start.at_s - self.sensor.period_s:
+        # between two readings it may be on charge when the one before or the one after says so
+        slack_s = self.sensor.period_s
+        if any(a <= end.at_s + slack_s and b >= start.at_s - slack_s for a, b in self._charged):
             found = replace(found, valid=False, notes=(*found.notes, CHARGING_NOTE))
         return found
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_runtime.results import Prediction
     from edge_runtime.tensors import Array, TensorSpec
 
-# kind -> module: to add a task, a file here with `make(bundle)`, and its line.
+# kind -> module: to add a task, a file here with `make(bundle, decode_ahead)`, and its line.
 TASKS = {"image": "image", "slides": "slides"}
 
 
@@ -53,11 +53,12 @@ class Task(Protocol):
         ...
 
 
-def find_task(bundle: Bundle) -> Task:
-    """The task that a bundle names, made with its settings. Raises BundleError."""
+def find_task(bundle: Bundle, decode_ahead: bool = False) -> Task:
+    """The task that a bundle names, made with its settings. `decode_ahead`: the next image of an item is decoded while
+    the present one is read, in a second thread and with the memory of one more image. Raises BundleError."""
     kind = bundle.task["kind"]
     if kind not in TASKS:
         raise BundleError(f"{bundle.path}: found task {kind!r}, this version knows {', '.join(TASKS)}")
     module = importlib.import_module(f"edge_runtime.task.{TASKS[kind]}")
-    task: Task = module.make(bundle)
+    task: Task = module.make(bundle, decode_ahead)
     return task

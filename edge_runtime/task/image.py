@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.errors import BundleError, InputError
 from edge_runtime.results import Prediction
 from edge_runtime.task import Answer, Feed
-from edge_runtime.task.pictures import Preprocessing, load_image
+from edge_runtime.task.pictures import DECODING, Preprocessing, load_image
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
@@ -42,7 +42,9 @@ class ImageTask:
         for path, number, found, content in item.contents(digest):
             if found != 1:
                 raise InputError(f"{item.name}: found {found} images, wanted one", hint="give the images themselves")
-            pixels = self.preprocessing.fit_size(load_image(path, content, upright=True))
+            with DECODING:
+                picture = load_image(path, content, upright=True)
+            pixels = self.preprocessing.fit_size(picture)
             yield Feed({inputs[0].name: self.preprocessing.tensor(pixels, inputs[0])}, path.name, number, found)
 
     def decide(self, answers: Iterator[Answer], *, details: bool = False) -> Prediction:
@@ -61,7 +63,7 @@ class ImageTask:
         return Prediction("image", summary, {"labels": ranked})
 
 
-def make(bundle: Bundle) -> ImageTask:
+def make(bundle: Bundle, decode_ahead: bool = False) -> ImageTask:  # an item is one image: nothing is ahead
     settings = dict(bundle.task)
     top, scores = settings.pop("top", 5), settings.pop("scores", "logits")
     if set(settings) != {"kind"} or type(top) is not int or top < 1 or scores not in ("logits", "probabilities"):

@@ -48,7 +48,7 @@ class Clock:
         self.seconds += time.perf_counter() - self._start
 
 
-# What a benchmark shows as a part of a task's time; one process reads one item at a time.
+# How long an item's own thread waits for its images, read and decoded: a part of a task's time that benchmarks show.
 DECODING = Clock()
 
 
@@ -67,7 +67,7 @@ def load_image(path: Path, content: bytes, *, draft_side: int | None = None, upr
         from PIL import ImageOps
     Image.MAX_IMAGE_PIXELS = None  # our own limit below is lower, and says what was found
     try:
-        with DECODING, Image.open(io.BytesIO(content), formats=_DECODERS) as image:
+        with Image.open(io.BytesIO(content), formats=_DECODERS) as image:
             stated = image.width * image.height
             if not 1 <= stated <= MAX_STATED_PIXELS:
                 raise InputError(

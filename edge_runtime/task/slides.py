@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edge_runtime.ahead import ahead
 from edge_runtime.errors import BundleError, InputError
 from edge_runtime.items import printable
 from edge_runtime.results import Prediction
 from edge_runtime.task import Answer, Feed
 from edge_runtime.task.cells import features
-from edge_runtime.task.pictures import Preprocessing, as_pixels, load_image
+from edge_runtime.task.pictures import DECODING, Preprocessing, as_pixels, load_image
 from edge_runtime.task.verdict import Calibration, Tally, decide
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class SlidesTask:
     preprocessing: Preprocessing
     calibration: Calibration
     seen: list[_Seen]  # of the item being read: feeds fills it, decide reports it
+    decode_ahead: bool = False
 
     def check(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         self.preprocessing.check(inputs, str(self.where))
@@ -78,8 +80,8 @@ class SlidesTask:
         seen = _Seen()
         self.seen[:] = [seen]
         spec, number = inputs[0], 0
-        for image, done, total, content in item.contents(digest):
-            for box, picture in self._cells(image, content, seen):
+        for image, done, total, decoded in self._pictures(item, digest):
+            for box, picture in self._cells(image, decoded.pop(), seen):
                 pixels = self.preprocessing.fit_size(picture)
                 measured = number < MEASURE_FIRST or number % MEASURE_EVERY == 0
                 number += 1
@@ -87,8 +89,22 @@ class SlidesTask:
                 yield Feed({spec.name: self.preprocessing.tensor(pixels, spec)}, tag, done, total)
             seen["images"] += 1
 
-    def _cells(self, image: Path, content: bytes, seen: _Seen) -> Iterator[tuple[Box | None, Image]]:
-        picture = load_image(image, content, draft_side=FIELD_SIDE)
+    def _pictures(self, item: Item, digest: ItemDigest | None) -> Iterator[tuple[Path, int, int, list[Image]]]:
+        """(path, which, of how many, the decoded image); in a list, so that whoever takes it out holds the only one."""
+
+        def decoded() -> Iterator[tuple[Path, int, int, list[Image]]]:
+            for image, done, total, content in item.contents(digest):
+                yield image, done, total, [load_image(image, content, draft_side=FIELD_SIDE)]
+
+        stream = ahead(decoded()) if self.decode_ahead else decoded()
+        while True:
+            with DECODING:
+                found = next(stream, None)
+            if found is None:
+                return
+            yield found
+
+    def _cells(self, image: Path, picture: Image, seen: _Seen) -> Iterator[tuple[Box | None, Image]]:
         width, height = picture.size
         if min(height, width) < LEAST_CELL_SIDE:
             raise InputError(f"{image}: found {width} x {height} pixels, wanted a cell of at least {LEAST_CELL_SIDE}")
@@ -144,7 +160,7 @@ def _two_figures(value: float) -> int:
     return int(float(f"{value:.2g}"))
 
 
-def make(bundle: Bundle) -> SlidesTask:
+def make(bundle: Bundle, decode_ahead: bool = False) -> SlidesTask:
     settings = dict(bundle.task)
     if set(settings) != {"kind", "calibration"} or not isinstance(settings["calibration"], dict):
         raise BundleError(f"{bundle.path}: found task settings {sorted(settings)}, wanted kind and calibration")
@@ -153,4 +169,4 @@ def make(bundle: Bundle) -> SlidesTask:
         calibration = Calibration.from_json(settings["calibration"])
     except BundleError as error:
         raise BundleError(f"{bundle.path}: {error.message}") from error
-    return SlidesTask(bundle.path, preprocessing, calibration, [])
+    return SlidesTask(bundle.path, preprocessing, calibration, [], decode_ahead)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from layers import Floats, Folded, Layer
 from torch import nn
 from torch.nn import functional
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,29 +64,6 @@ class CellNet(nn.Module):
         x = self.body(x)
         x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
         return self.head(functional.dropout(x, self.shape.dropout, self.training))
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One convolution with its normalisation folded in, followed by ReLU. weight (O,I/groups,k,k), bias (O,)."""
-
-    weight: Floats
-    bias: Floats
-    stride: int
-    depthwise: bool
-
-
-@dataclass(frozen=True)
-class Folded:
-    """What the files are written from: the convolutions in order, and the dense row (2C,) with its bias."""
-
-    layers: tuple[Layer, ...]
-    head: Floats
-    head_bias: float
-
-    @property
-    def parameters(self) -> int:
-        return sum(layer.weight.size + layer.bias.size for layer in self.layers) + self.head.size + 1
 
 
 def fold(net: CellNet) -> Folded:

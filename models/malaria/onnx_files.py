@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from network import Folded
+from layers import Folded, IntNet
 from onnx import TensorProto, helper, numpy_helper
-from quantize import IntNet
 
 SIZE = 64
 OPSET, IR_VERSION = 13, 8

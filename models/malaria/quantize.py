@@ -7,35 +7,13 @@ they cost nothing, and an 8-bit logit would be too coarse for a strict threshold
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import torch
-from network import Floats, Folded
+from layers import Floats, Folded, IntLayer, IntNet
 from torch.nn import functional
 
 Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class IntLayer:
-    """weight int8 (O,I/groups,k,k) by `scales` float32 (O,); bias int32 (O,); output = uint8 * output_scale."""
-
-    weight: npt.NDArray[np.int8]
-    scales: Floats
-    bias: npt.NDArray[np.int32]
-    input_scale: float
-    output_scale: float
-    stride: int
-    depthwise: bool
-
-
-@dataclass(frozen=True)
-class IntNet:
-    layers: tuple[IntLayer, ...]
-    head: Floats
-    head_bias: float
 
 
 def convolve(x: torch.Tensor, weight: Floats, bias: Floats, stride: int, depthwise: bool) -> torch.Tensor:

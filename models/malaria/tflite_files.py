@@ -14,8 +14,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from network import Folded
-from quantize import IntNet
+from layers import Folded, IntNet
 
 SIZE = 64
 Kind, Code, Options = schema.TensorType, schema.BuiltinOperator, schema.BuiltinOptions

@@ -74,6 +74,39 @@ def test_the_same_through_the_guard(model: Path):
         assert program.run({"image": np.zeros(shape)}), "a refused input must not end the program"
 
 
+def test_the_same_without_the_guard(model: Path):
+    with edge.open_program(model, guard=False) as bare, edge.open_program(model) as guarded:
+        feeds = {"image": np.full([size or 1 for size in bare.inputs[0].shape], 0.5)}
+        np.testing.assert_array_equal(bare.run(feeds)["means"], guarded.run(feeds)["means"])
+        assert (bare.engine, bare.engine_version) == (guarded.engine, guarded.engine_version)
+    with pytest.raises(UsageError, match="only a guarded child"):
+        edge.open_program(model, device="raspberry-pi-4b", guard=False)
+
+
+def test_large_arrays_cross_to_the_child_and_back_and_stay(tmp_path: Path):
+    """In shared memory, which grows and is used again: what was given before must not change."""
+    path = tmp_path / "same.onnx"
+    path.write_bytes(identity_model())
+    with edge.open_program(path) as program:
+        kept = []
+        for size in (10, 100_000, 3, 300_000, 50_000):
+            array = np.random.default_rng(size).random((2, size)).astype(np.float32)
+            kept.append((array, program.run({"x": array})["y"]))
+            kept[-1][1][0, 0] += 0  # what is given may be written to
+        for array, found in kept:
+            np.testing.assert_array_equal(array, found)
+
+
+def identity_model() -> bytes:
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["a", "b"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", [x], [y])
+    opsets = [helper.make_opsetid("", 17)]
+    content: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return content
+
+
 @pytest.mark.parametrize("damage", ["empty", "truncated", "zeros", "text", "flipped"])
 def test_damaged_models_are_our_own_error(model: Path, damage: str, tmp_path: Path):
     content = model.read_bytes()

@@ -178,7 +178,13 @@ def test_on_charge_a_figure_is_not_valid():
         assert not run(bench, 5).valid
         bench.charging = False
         bench.sleep(1)
+        start = bench.recorder.mark()
         assert run(bench, 5).valid
+        end = bench.recorder.mark()
+        bench.sleep(1)
+        bench.charging = True
+        bench.sleep(1)
+        assert bench.recorder.energy(start, end).valid
 
 
 def test_a_meter_that_goes_away_is_an_error_and_not_a_figure():
@@ -187,6 +193,19 @@ def test_a_meter_that_goes_away_is_an_error_and_not_a_figure():
         bench.broken = True
         with pytest.raises(MeterError, match="gone"):
             run(bench, 2)
+        bench.broken = False
+        bench.sleep(20)
+        assert run(bench, 5).joules == pytest.approx(10)
+
+
+def test_a_counter_that_cannot_be_read_at_an_end_gives_no_figure():
+    with Bench(COUNTER) as bench:
+        bench.broken = True
+        start = bench.recorder.mark()
+        bench.broken = False
+        bench.sleep(2)
+        with pytest.raises(MeterError, match="at an end of the window"):
+            bench.recorder.energy(start, bench.recorder.mark())
 
 
 def test_a_meter_that_is_not_there_is_said_before_the_work_and_closed():
@@ -227,6 +246,27 @@ def test_the_thread_reads_by_itself_and_ends():
         assert seen.wait(20)
         assert recorder.energy(start, recorder.mark()).mean_w == pytest.approx(2.0)
     assert not [one for one in threading.enumerate() if one.name == "power-recorder"]
+
+
+def test_a_slow_meter_keeps_nobody_waiting():
+    import threading
+
+    meter, asked, answer = Bench(Sensor("test", "", 0.001, 0.01)), threading.Event(), threading.Event()
+    read = meter.read
+
+    def slow() -> Reading:
+        if threading.current_thread() is not threading.main_thread():
+            asked.set()
+            answer.wait(20)
+        return read()
+
+    meter.read = slow  # type: ignore[method-assign]
+    with Recorder(meter) as recorder:
+        assert asked.wait(20)
+        start = recorder.mark()
+        assert recorder.energy(start, recorder.mark()).mean_w == pytest.approx(2.0)
+        assert not answer.is_set()
+        answer.set()
 
 
 def test_stated_watts_are_modelled_and_of_unknown_uncertainty():

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 class Meter:
     def __init__(self) -> None:
-        self.sensor = Sensor("test", "made up", 0.01, 0.1)
+        self.sensor = Sensor("test", "made up", 60.0, 0.1)  # a stalled machine must not look like a gap
         self.reading: Reading | None = Reading(3.0)
 
     def read(self) -> Reading:
