@@ -106,6 +106,10 @@ def _show_device(profile: DeviceProfile, as_json: bool) -> int:
     if as_json:
         _print(plain)
         return 0
+    if profile.operators:
+        from edge_runtime.device_verbs import summary
+
+        plain["operators"] = [summary(one) for one in profile.operators]
     sources = plain.pop("sources")
     for key, value in plain.items():
         source = sources.get(key) or sources.get(key.removesuffix("_bytes"))

@@ -18,7 +18,7 @@ def doctor(arguments: argparse.Namespace, progress: Progress | None) -> dict[str
     """All that was found, plain; `text` as lines for a person, `code` to exit with."""
     from edge_runtime.doctor import calibrate_engines, examine, profile_of_this_device, self_test
     from edge_runtime.operators import to_json
-    from edge_runtime.profile_file import refuse_overwriting, write_profile
+    from edge_runtime.profile_file import check_profile, refuse_overwriting, write_profile
 
     out = arguments.write_profile
     if out is None and (arguments.name is not None or arguments.force):
@@ -27,6 +27,8 @@ def doctor(arguments: argparse.Namespace, progress: Progress | None) -> dict[str
         refuse_overwriting(out, arguments.force)
     found = examine(arguments.device, arguments.folder)
     text = found["text"]
+    if out is not None:
+        check_profile(profile_of_this_device(found, arguments.name), out)
     tables = calibrate_engines(found["engines"], progress) if arguments.calibrate else ()
     if arguments.calibrate:
         found["operators"] = [to_json(one) for one in tables]

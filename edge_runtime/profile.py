@@ -27,7 +27,8 @@ from edge_runtime.units import format_bytes, parse_bytes, parse_mj, parse_ms
 
 THIS_DEVICE = "this-device"
 KINDS = ("board", "tablet", "phone", "computer")
-SURE = ("read", "known", "unsure", "derived")  # read in the source; well known; from memory; worked out by a rule
+# read in the source; well known; from memory; worked out by a rule; measured on the device itself
+SURE = ("read", "known", "unsure", "derived", "measured")
 METERS = ("none", "battery", "termux", "ina219", "pmic", "rapl", "log")
 # In order of preference. 32-bit ARM has no onnxruntime wheel; it is also the only userland with just one engine.
 ENGINES_OF_ARCH = {
@@ -160,8 +161,6 @@ def _read_shipped(path: Path) -> DeviceProfile:
 
 
 def _read_profile(path: Path) -> DeviceProfile:
-    import tomllib
-
     try:
         if not path.is_file():
             found = "a folder" if path.is_dir() else "no file" if path.exists() else "nothing"
@@ -170,6 +169,13 @@ def _read_profile(path: Path) -> DeviceProfile:
             content = file.read(_FILE_LIMIT_BYTES + 1)
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return parse_profile(content, path)
+
+
+def parse_profile(content: bytes, path: Path) -> DeviceProfile:
+    """The profile that these bytes of a file are; `path` is what a ProfileError calls it."""
+    import tomllib
+
     if len(content) > _FILE_LIMIT_BYTES:
         limit = format_bytes(_FILE_LIMIT_BYTES)
         raise ProfileError(f"{path}: found a file of more than {limit}, wanted a device profile of {limit} at most")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge_runtime.errors import ProfileError
 from edge_runtime.operators import format_operators
-from edge_runtime.profile import ENGINES_OF_ARCH, THIS_DEVICE, DeviceProfile, load_profile
+from edge_runtime.profile import ENGINES_OF_ARCH, THIS_DEVICE, DeviceProfile, parse_profile
 
 
 def slug(text: str) -> str:
@@ -20,26 +20,35 @@ def slug(text: str) -> str:
     return made if made and made != THIS_DEVICE else "device"
 
 
-def write_profile(profile: DeviceProfile, path: Path, *, force: bool = False) -> DeviceProfile:
-    """Write `path`, whole or not at all, and give what load_profile reads from it.
+def check_profile(profile: DeviceProfile, path: Path) -> tuple[str, DeviceProfile]:
+    """The text that write_profile would write there, and what load_profile would read from it.
 
-    Raises ProfileError where there is such a file and not `force`, where it cannot be written, and where the profile
-    is not valid (an architecture that has no engine, a name with spaces, no RAM free).
+    Raises ProfileError where the profile is not valid: an architecture that has no engine, a name with spaces, no RAM
+    free. Ask before measuring for a minute.
     """
-    refuse_overwriting(path, force)
     if profile.arch not in ENGINES_OF_ARCH:
         wanted = ", ".join(ENGINES_OF_ARCH)
         raise ProfileError(
             f"{path}: found the architecture {profile.arch!r}, wanted one of {wanted}: no engine has others"
         )
+    text = format_profile(profile)
+    return text, parse_profile(text.encode(), path)
+
+
+def write_profile(profile: DeviceProfile, path: Path, *, force: bool = False) -> DeviceProfile:
+    """Write `path`, whole or not at all, and give what load_profile reads from it.
+
+    Raises ProfileError where there is such a file and not `force`, where it cannot be written, and as check_profile.
+    """
+    refuse_overwriting(path, force)
+    text, read = check_profile(profile, path)
     partial = None
     try:
         with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=".", suffix=".toml", delete=False) as file:
             partial = Path(file.name)
-            file.write(format_profile(profile).encode())
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        read = load_profile(partial)
         partial.chmod(0o644)
         if force:
             partial.replace(path)
@@ -47,8 +56,6 @@ def write_profile(profile: DeviceProfile, path: Path, *, force: bool = False) ->
             _take_name(partial, path)
         _sync_folder(path.parent)
         return read
-    except ProfileError as error:
-        raise ProfileError(error.message.replace(str(partial), str(path)), hint=error.hint) from error
     except OSError as error:
         raise ProfileError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:

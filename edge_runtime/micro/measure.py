@@ -192,7 +192,10 @@ class _Session:
     def measure_call(self) -> None:
         """What one call of the engine takes: the best so far."""
         if self._child is not None:
-            self.call_ns = min(self.call_ns, self._child.call("call", {})[0]["ns"])
+            try:
+                self.call_ns = min(self.call_ns, self._child.call("call", {})[0]["ns"])
+            except (EngineError, BudgetError):
+                self.close()
 
     def close(self) -> None:
         if self._child is not None:

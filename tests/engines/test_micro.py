@@ -144,5 +144,7 @@ def test_doctor_calibrates_and_writes_a_profile_that_predicts(
     found = json.loads(capsys.readouterr().out)
     assert [one["engine"] for one in found["operators"]] == ["onnxruntime", "litert"]
     assert [one.engine for one in load_profile(out).operators] == ["onnxruntime", "litert"]
+    assert main(["devices", "show", str(out)]) == 0
+    assert "3 points, 1 thread; float32 up to" in capsys.readouterr().out
     assert main(["predict", str(models / "fp32.onnx"), "--device", str(out)]) == 0
     assert "estimated from the operator table" in capsys.readouterr().out
