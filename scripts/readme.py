@@ -3,7 +3,8 @@
     python scripts/readme.py [--check]
 
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources: models/malaria/metrics.json (train.py),
-models/malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), device_profiles/.
+models/malaria/bench.jsonl (bench_run.py), models/peers.jsonl (bench_peers), the bundle's measured costs
+(measure_costs.py), device_profiles/.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from edge_runtime.bundle import load_bundle  # noqa: E402
 from edge_runtime.planner import plan  # noqa: E402
 from edge_runtime.profile import list_profiles  # noqa: E402
 from edge_runtime.units import format_bytes  # noqa: E402
+from scripts.peers.table import show  # noqa: E402
 
 MODEL = ROOT / "models" / "malaria"
+PEERS = ROOT / "models" / "peers.jsonl"
 
 
 def share(values: list[float], digits: int = 1) -> str:
@@ -117,10 +120,14 @@ def devices() -> str:
     return "\n".join([*text, "", f"and {len(profiles) - len(shown)} more."])
 
 
+def peers() -> str:
+    return show([json.loads(line) for line in PEERS.read_text().splitlines()])
+
+
 def main() -> int:
     path = ROOT / "README.md"
     before = after = path.read_text()
-    for name, made in (("figures", figures()), ("devices", devices())):
+    for name, made in (("figures", figures()), ("peers", peers()), ("devices", devices())):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.S)
         after = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", after)
     if "--check" in sys.argv:
