@@ -90,7 +90,10 @@ PEERS = (
         "OpenVINO", "openvino", "openvino", ("openvino",),
         {precision: (f"{precision}.xml", f"{precision}.bin") for precision in ("fp32", "int8")},
     ),
-    Peer("ExecuTorch", "executorch", "executorch", ("executorch-numpy-runtime",), _single("pte")),
+    Peer(
+        "ExecuTorch", "executorch", "executorch", ("executorch-numpy-runtime",), _single("pte"),
+        notes=dict.fromkeys(("fp32", "int8"), "starts threads of its own, with no switch in this package"),
+    ),
     Peer(
         "edge_runtime, onnxruntime", "edge_runtime", "edge", ("edge-runtime", "onnxruntime"), _single("onnx"),
         bare="onnxruntime",

@@ -12,8 +12,10 @@ writes the README's table; a run of a part writes rows.jsonl in the work folder.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -106,8 +108,19 @@ def prepare(candidates: list[Candidate], models: tuple[str, ...], work: Path) ->
 
 def main() -> int:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that what runs is ended too
     began = time.monotonic()
+    images = Path(os.environ.get("EDGE_RUNTIME_DATA") or ROOT.parent / "shared" / "data", "malaria-cells")
+    if not (images / "manifest.csv").is_file():
+        say(f"{images}: found no malaria-cells there; set EDGE_RUNTIME_DATA to the folder that holds it")
+        return 1
     options.work.mkdir(parents=True, exist_ok=True)
+    lock = open(options.work / "lock", "w")  # noqa: SIM115  (held until the end)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        say(f"{options.work}: another run is using it; wait for it, or give another folder with --work")
+        return 1
     models = tuple(options.models)
     candidates = [
         Candidate(peer, model, precision, reason=peer.not_measured.get(precision))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -130,11 +131,10 @@ def last_words(text: str, code: int) -> str:
     """What a program that ended with `code` said last, in one line without paths of this machine."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()] or lines
-    said = errors[-1][:160] if errors else ""
-    for path in (str(ROOT), str(Path.home())):
-        said = said.replace(path, "...")
+    said = errors[-1] if errors else ""
+    said = re.sub(r"(?:/[\w.+-]+){2,}/", ".../", said)
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{ended}: {said}" if said else ended
+    return f"{ended}: {said[:160]}" if said else ended
 
 
 def installed(python: Path) -> dict[str, tuple[str, int]]:

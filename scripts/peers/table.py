@@ -10,7 +10,10 @@ Value = Callable[[Row], float | None]
 
 
 def show(rows: Sequence[Row]) -> str:
-    """A table for each model, one for what is installed, and what has to be known to read them. Best in bold."""
+    """A table for each model, one for what is installed, and what has to be known to read them.
+
+    Best in bold, whoever it is; an engine whose answers are wrong wins nothing.
+    """
     text: list[str] = []
     for model in dict.fromkeys(row["model"] for row in rows):
         text += [*_model([row for row in rows if row["model"] == model]), ""]
@@ -22,40 +25,38 @@ def _model(rows: Sequence[Row]) -> list[str]:
     pairs: dict[str, dict[str, Row]] = {}
     for row in rows:
         pairs.setdefault(row["engine"], {})[row["precision"]] = row
+    # columns of the same title share a cell: "fp32 / int8"
     columns: list[tuple[str, str, Value, Callable[[Row], str]]] = [
         ("fp32: time", "fp32", _time, _time_text),
         ("int8: time", "int8", _time, _time_text),
         ("int8: same answers", "int8", lambda row: None, _same_text),
         ("start, ms", "fp32", lambda row: row["cold_ms"] and row["cold_ms"]["p50"], _cold_text),
-        ("fp32, MiB", "fp32", lambda row: row["peak_bytes"], _memory_text),
-        ("int8, MiB", "int8", lambda row: row["peak_bytes"], _memory_text),
-        ("fp32, file", "fp32", lambda row: row["model_bytes"], _file_text),
-        ("int8, file", "int8", lambda row: row["model_bytes"], _file_text),
+        ("MiB", "fp32", lambda row: row["peak_bytes"], _memory_text),
+        ("MiB", "int8", lambda row: row["peak_bytes"], _memory_text),
+        ("file, kB", "fp32", lambda row: row["model_bytes"], _file_text),
+        ("file, kB", "int8", lambda row: row["model_bytes"], _file_text),
     ]
-    text = [f"| {rows[0]['about'].partition(',')[0]} | {' | '.join(title for title, *_ in columns)} |"]
-    text.append("| --- |" + " ---: |" * len(columns))
-    cells: list[list[str]] = []
-    for _, precision, value, words in columns:
+    cells: dict[str, list[list[str]]] = {}
+    for title, precision, value, words in columns:
         column = [pair.get(precision) for pair in pairs.values()]
-        best = _best(column, value)
-        winner = words(best) if best else None  # what looks the same is as good
-        said = [words(row) if row and row["latency_ms"] else "-" for row in column]
-        cells.append(
-            [f"**{one}**" if one == winner and _usable(row) else one for one, row in zip(said, column, strict=True)]
-        )
-    return text + [
-        f"| {name} | {' | '.join(line)} |" for name, line in zip(pairs, zip(*cells, strict=True), strict=True)
-    ]
+        cells.setdefault(title, []).append(_column(column, value, words))
+    text = [f"| {rows[0]['about'].partition(',')[0]} | {' | '.join(cells)} |", "| --- |" + " ---: |" * len(cells)]
+    for place, name in enumerate(pairs):
+        text.append(f"| {name} | {' | '.join(' / '.join(part[place] for part in parts) for parts in cells.values())} |")
+    return text
+
+
+def _column(column: Sequence[Row | None], value: Value, words: Callable[[Row], str]) -> list[str]:
+    """What each row says, the best in bold; what looks the same is as good."""
+    usable = [row for row in column if row and _usable(row) and value(row) is not None]
+    best = min(usable, key=lambda row: value(row) or 0, default=None)
+    said = [words(row) if row and row["latency_ms"] else "-" for row in column]
+    winner = words(best) if best else None
+    return [f"**{one}**" if one == winner and _usable(row) else one for one, row in zip(said, column, strict=True)]
 
 
 def _usable(row: Row | None) -> bool:
     return bool(row and row["latency_ms"] and row["agreement"] and row["agreement"]["usable"])
-
-
-def _best(rows: Sequence[Row | None], value: Value) -> Row | None:
-    """The row with the smallest figure, of those that give the right answers."""
-    usable = [row for row in rows if row and _usable(row) and value(row) is not None]
-    return min(usable, key=lambda row: value(row) or 0, default=None)
 
 
 def _time(row: Row) -> float | None:
@@ -82,7 +83,7 @@ def _memory_text(row: Row) -> str:
 
 
 def _file_text(row: Row) -> str:
-    return f"{row['model_bytes'] / 1e3:,.0f} kB" if row["model_bytes"] else "-"
+    return f"{row['model_bytes'] / 1e3:,.0f}" if row["model_bytes"] else "-"
 
 
 def _same_text(row: Row) -> str:
@@ -120,15 +121,18 @@ _SIZES = ("installed_bytes", "installed_without_numpy_bytes")
 
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
-    said: dict[str, list[str]] = {}
+    said: dict[str, set[str]] = {}
     for row in rows:
-        if row["reason"]:
-            said.setdefault(f"{row['engine']}, {row['precision']}: {row['reason']}", []).append(row["model"])
-        elif row["note"]:
-            said.setdefault(f"{row['engine']}, {row['precision']}: {row['note']}", []).append(row["model"])
+        for words in (row["reason"], row["note"] if row["latency_ms"] else None):
+            if words:
+                said.setdefault(f"{row['engine']}: {words}", set()).add(row["precision"])
+    notes = [
+        one if len(precisions) > 1 else one.replace(": ", f", {min(precisions)}: ", 1)
+        for one, precisions in said.items()
+    ]
     measured = [row for row in rows if row["latency_ms"]]
     if not measured:
-        return [*said]
+        return notes
     first = measured[0]
     chip, features = first["machine"]["soc"], ", ".join(first["machine"]["features"][-3:])
     images = next((row["agreement"]["images"] for row in measured if row["agreement"]), 0)
@@ -137,7 +141,7 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
         f"{first['rounds']} fresh processes a row in turn. Time: of one image, as a ratio to onnxruntime's fp32 in the "
         "same round, with its 95 % interval. Same answers: decisions like fp32 on onnxruntime on "
         f"{images} test images, and the mean difference of an output in standard deviations. Start: from nothing to "
-        "the first answer, fp32. MiB: peak resident memory. Guarded: the model in a child process under a memory "
+        "the first answer, fp32. MiB: peak resident memory, fp32 / int8. Guarded: in a child process under a memory "
         "limit, as `open_program` runs it; the memory of both processes is added."
     ]
-    return [*text, *(["", "Not in the tables or not alike: " + "; ".join(said) + "."] if said else [])]
+    return [*text, *(["", "Notes. " + "; ".join(notes) + "."] if notes else [])]

@@ -178,7 +178,7 @@ def run(how, adapter, path, images, size, last):
     with open(images, "rb") as file:
         pixels = np.frombuffer(file.read(32 * size * size * 3 if how == "time" else -1), np.uint8)
     pixels = pixels.reshape(-1, size, size, 3)
-    first = infer(prepare(pixels[0]))
+    infer(prepare(pixels[0]))
     first_at = time.clock_gettime(time.CLOCK_MONOTONIC)
     if how == "agree":
         np.stack([np.array(infer(prepare(one)), np.float32).ravel() for one in pixels]).tofile(last)
@@ -197,7 +197,6 @@ def run(how, adapter, path, images, size, last):
         "p90_ms": warm[len(warm) * 9 // 10] * 1e3,
         "inferences": len(warm),
         "peak_bytes": peak_bytes() + other,
-        "finite": bool(np.isfinite(np.array(first, np.float32)).all()),
     }
 
 
