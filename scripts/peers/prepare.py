@@ -40,15 +40,20 @@ def say(text: str) -> None:
 def surroundings(work: Path) -> dict[str, str]:
     """Environment variables of every process here: no telemetry, a home folder of its own, nothing of the caller's.
 
-    The two lines that OpenVINO's tools read as a refusal are in the home; onnxruntime reads a variable.
+    What OpenVINO's tools read as a refusal is in that home; onnxruntime reads a variable.
     """
     consent = work / "home" / "intel" / "openvino_telemetry"
     consent.parent.mkdir(parents=True, exist_ok=True)
     consent.write_text("0")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    kept = _own()
     if "EDGE_RUNTIME_DATA" in kept:  # a relative one means the caller's folder
         kept["EDGE_RUNTIME_DATA"] = str(Path(kept["EDGE_RUNTIME_DATA"]).absolute())
     return kept | {"HOME": str(work / "home"), "ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def _own() -> dict[str, str]:
+    """The caller's variables, which pip needs for its settings and cache, less those that bend another Python."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
 def find_python(versions: tuple[str, ...]) -> str:
@@ -97,10 +102,10 @@ def environment(name: str, work: Path) -> Path:
     say(f"{name}: making its environment ...")
     shutil.rmtree(folder, ignore_errors=True)
     log = work / "log" / f"env-{name}.txt"
-    _run([source, "-m", "venv", str(folder)], log, work, 300)
+    _run([source, "-m", "venv", str(folder)], log, _own(), work, 300)
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     for step in about.steps:
-        words = [one.format(root=ROOT) for one in step]
-        _run([str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *words], log, work, 3600)
+        _run([*pip, *(one.format(root=ROOT) for one in step)], log, _own(), work, 3600)
     (folder / "made-for").write_text(stamp)
     return python
 
@@ -109,7 +114,7 @@ def _read(path: Path) -> str:
     return path.read_text() if path.is_file() else ""
 
 
-def _run(command: list[str], log: Path, work: Path, timeout_s: float) -> None:
+def _run(command: list[str], log: Path, variables: dict[str, str], work: Path, timeout_s: float) -> None:
     """A command with its output in a file. Raises Failed with the last line that says something."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
@@ -117,7 +122,7 @@ def _run(command: list[str], log: Path, work: Path, timeout_s: float) -> None:
         try:
             done = subprocess.run(
                 command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, timeout=timeout_s,
-                env=surroundings(work), cwd=work, check=False,
+                env=variables, cwd=work, check=False,
             ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
             raise Failed(f"took longer than {timeout_s:.0f} s; see {log.name}") from None
@@ -158,7 +163,7 @@ def convert(one: Conversion, work: Path) -> None:
     say(f"{one.title}: making {', '.join(Path(name).name for name in one.outputs)} ...")
     began = time.monotonic()
     command = [str(python), str(HERE / one.script), *one.words, str(work)]
-    _run(command, work / "log" / f"{'-'.join(one.words)}.txt", work, 1800)
+    _run(command, work / "log" / f"{'-'.join(one.words)}.txt", surroundings(work), work, 1800)
     absent = [name for name in one.outputs if not (work / name).is_file()]
     if absent:
         raise Failed(f"the converter ended well and left no {absent[0]}")
