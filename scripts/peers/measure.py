@@ -76,6 +76,18 @@ def _worker(one: Candidate, work: Path, how: str, last: str) -> tuple[float, str
     return start, done.stdout
 
 
+def last_answer(text: str) -> dict[str, Any]:
+    """The worker's JSON among what its engine prints (MNN's own line comes after it). Raises Failed."""
+    for line in reversed(text.splitlines()):
+        if line.startswith("{"):
+            try:
+                found: dict[str, Any] = json.loads(line)
+                return found
+            except ValueError:
+                break
+    raise Failed("ended well and said nothing of what it measured")
+
+
 def compare_outputs(candidates: Sequence[Candidate], work: Path) -> None:
     """Every image through every candidate once: their outputs, or the reason why there are none."""
     for one in candidates:
@@ -103,12 +115,12 @@ def measure(candidates: Sequence[Candidate], work: Path, rounds: int) -> None:
             for one in draw.sample(some, len(some)):
                 try:
                     start, text = _worker(one, work, "time", str(WINDOW_S))
-                    found = json.loads(text.splitlines()[-1])
+                    found = last_answer(text)
                     found["cold_ms"] = (found.pop("first_at") - start) * 1e3
                     one.runs.append(found)
                     raw.write(json.dumps({"round": number, "what": one.title, **found}) + "\n")
                     raw.flush()
-                except (Failed, ValueError, IndexError) as error:
+                except Failed as error:
                     one.runs.append(None)
                     say(f"{one.title}: round {number + 1}: {error}")
                     if one.runs.count(None) > 1:

@@ -115,6 +115,13 @@ def test_a_crash_is_told_in_one_line_without_paths():
     assert prepare.last_words("", -11) == "signal 11"
 
 
+def test_the_workers_answer_is_found_among_an_engines_own_words():
+    assert measure.last_answer('hello\n{"p50_ms": 1}\nThe device supports: i8sdot:0\n') == {"p50_ms": 1}
+    for nothing in ("", "hello", '{"p50_ms":'):
+        with pytest.raises(prepare.Failed, match="said nothing"):
+            measure.last_answer(nothing)
+
+
 def test_every_peers_files_are_made_by_a_conversion():
     made = {output for one in conversions(("malaria", "mobilenet")) for output in one.outputs}
     for peer in PEERS:
