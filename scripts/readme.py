@@ -3,7 +3,7 @@
     python scripts/readme.py [--check]
 
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources: models/malaria/metrics.json (train.py),
-models/malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), device_profiles/,
+models/malaria/bench.jsonl (bench_run.py), models/peers.jsonl (bench_peers), the bundle's measured costs (measure_costs.py), device_profiles/,
 models/prediction.jsonl (check_prediction), models/bench_self.jsonl (bench_self.py), models/choice.jsonl
 (check_choice.py, arm/race), models/overhead.jsonl (bench_overhead.py).
 """
@@ -25,8 +25,10 @@ from edge_runtime.bundle import load_bundle  # noqa: E402
 from edge_runtime.planner import plan  # noqa: E402
 from edge_runtime.profile import list_profiles  # noqa: E402
 from edge_runtime.units import format_bytes  # noqa: E402
+from scripts.peers.table import show  # noqa: E402
 
 MODEL = ROOT / "models" / "malaria"
+PEERS = ROOT / "models" / "peers.jsonl"
 
 
 def share(values: list[float], digits: int = 1) -> str:
@@ -186,6 +188,10 @@ def spread_ratio(values: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
+def peers() -> str:
+    return show([json.loads(line) for line in PEERS.read_text().splitlines()])
+
+
 def main() -> int:
     path = ROOT / "README.md"
     before = after = path.read_text()
@@ -194,6 +200,7 @@ def main() -> int:
         ("devices", devices()),
         ("prediction", prediction()),
         ("trust", trust()),
+        ("peers", peers()),
     ):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.S)
         after = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", after)
