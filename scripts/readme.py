@@ -2,10 +2,10 @@
 
     python scripts/readme.py [--check]
 
-Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources: models/malaria/metrics.json (train.py),
-models/malaria/bench.jsonl (bench_run.py), models/peers.jsonl (bench_peers), the bundle's measured costs (measure_costs.py), device_profiles/,
-models/prediction.jsonl (check_prediction), models/bench_self.jsonl (bench_self.py), models/choice.jsonl
-(check_choice.py, arm/race), models/overhead.jsonl (bench_overhead.py).
+Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources, under models/: malaria/metrics.json (train.py),
+malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), peers.jsonl (bench_peers),
+prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl (check_choice.py, arm/race),
+overhead.jsonl (bench_overhead.py); and device_profiles/.
 """
 
 from __future__ import annotations
