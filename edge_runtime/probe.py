@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +69,8 @@ def read_machine(root: Path = Path("/"), pointer_bytes: int | None = None) -> Ma
     batteries = [f.parent for f in _glob(root, "sys/class/power_supply/*/type") if _read(f) == "Battery"]
     ram, available = _ram(root)
     each = _each_core(cpuinfo, root, chip or arch)
+    import shutil  # it loads the compressors' modules
+
     storage = shutil.disk_usage(home())
     return Machine(
         title=model or f"{platform.node()} ({platform.system()} {arch})",
@@ -232,4 +233,6 @@ def _meter(root: Path, model: str, battery: bool) -> str:
         return "rapl"
     if battery:
         return "battery"
+    import shutil  # it loads the compressors' modules
+
     return "termux" if root == Path("/") and shutil.which("termux-battery-status") else "none"

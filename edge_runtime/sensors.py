@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -168,6 +167,8 @@ def throttle_bits(root: Path = ROOT) -> int | None:
 
 def find_vcgencmd(root: Path = ROOT) -> str | None:
     """Where the Raspberry Pi's tool stands, or None."""
+    import shutil  # it loads the compressors' modules
+
     if root == ROOT and (found := shutil.which("vcgencmd")):
         return found
     usual = root / "usr/bin/vcgencmd"
