@@ -27,7 +27,10 @@ class Interval(NamedTuple):
     high: float
     n: int
 
-    def to_json(self) -> list[float]:
+    def to_json(self) -> list[float] | None:
+        """None where it says nothing: wider than a factor of a thousand, as two values that differ much make it."""
+        if not self.high <= 1000 * self.middle:
+            return None
         return [round_figures(self.low), round_figures(self.high)]
 
 

@@ -119,20 +119,16 @@ def _latency(processes: Sequence[Process], steady: Settled, found: Interval) -> 
         "mean": round_figures(float(every.mean())),
         "spread": round_figures(spread(ordered), 3),
         "n": sum(one.inferences for one in processes),
-        "interval": _finite(found),
+        "interval": found.to_json(),
         "processes": [round_figures(one) for one in steady.latencies_ms],
         "quantiles": quantiles,
     }
 
 
-def _finite(found: Interval) -> list[float] | None:
-    return found.to_json() if found.n > 1 else None
-
-
 def _between(values: Sequence[float]) -> Row:
     found = interval(values)
     processes = [round_figures(one) for one in values]
-    return {"p50": round_figures(found.middle), "interval": _finite(found), "processes": processes}
+    return {"p50": round_figures(found.middle), "interval": found.to_json(), "processes": processes}
 
 
 def _throughput(processes: Sequence[Process], latency: Interval) -> list[Row]:

@@ -33,6 +33,9 @@ def test_an_interval_holds_its_middle_and_scales_with_its_unit(values: list[floa
 
 def test_one_value_says_nothing_of_its_own_certainty():
     assert interval([3.0]) == (pytest.approx(3.0), 0.0, math.inf, 1)
+    assert interval([3.0]).to_json() is None
+    assert interval([1.0, 90.0]).to_json() is None, "finite, and it says nothing"
+    assert interval([1.0, 1.1, 1.2]).to_json() is not None
     with pytest.raises(ValueError):
         quantile([], 0.5)
 
