@@ -33,16 +33,17 @@ class Environment:
     of_checkout: bool = False
 
 
+ORT, LITERT = "onnxruntime==1.31.1", "ai-edge-litert==2.3.0"  # bare and under our layer, the same
 ENVIRONMENTS = {
-    "onnxruntime": Environment((("onnxruntime==1.31.1",),)),
-    "litert": Environment((("ai-edge-litert==2.3.0",),)),
+    "onnxruntime": Environment(((ORT,),)),
+    "litert": Environment(((LITERT,),)),
     "tflite-runtime": Environment((("tflite-runtime==2.14.0", "numpy<2"),), ("3.11", "3.10", "3.9")),
     "ncnn": Environment((("ncnn==1.0.20261020", "numpy"),)),
     "mnn": Environment((("MNN==3.6.1", "numpy"),)),
     "openvino": Environment((("openvino==2026.4.1",),)),
     "executorch": Environment((("executorch-numpy-runtime==1.4.0",),), ("3.12", "3.13", "3.14")),
-    "edge_runtime": Environment((("{root}",),), of_checkout=True),
-    "edge_runtime-litert": Environment((("{root}[litert]",),), of_checkout=True),
+    "edge_runtime": Environment((("{root}", ORT),), of_checkout=True),
+    "edge_runtime-litert": Environment((("{root}[litert]", ORT, LITERT),), of_checkout=True),
     # converters: nothing of these is measured
     "convert": Environment(
         (

@@ -155,7 +155,7 @@ def machine() -> dict[str, Any]:
         "cores": [list(one) for one in found.cores],
         "features": [one for one in wanted if one in found.feature_words],
         "ram_bytes": found.ram_bytes,
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "allowed_cores": found.allowed_cores,
         "load_1min": round(os.getloadavg()[0], 2),
     }
@@ -179,9 +179,11 @@ def rows(candidates: Sequence[Candidate], work: Path, rounds: int, about: dict[s
 def _installation(one: Candidate, work: Path) -> dict[str, Any]:
     files = [file for file in one.files(work) if file.is_file()]
     sizes = {name: size for name, (_, size) in one.packages.items()}
+    names = {name.lower(): name for name in one.packages}  # MNN's metadata spells it otherwise
+    shown = [names[name.lower()] for name in one.peer.version_of if name.lower() in names]
     complete = bool(files) and len(files) == len(one.files(work))
     return {
-        "versions": {name: one.packages[name][0] for name in one.peer.version_of if name in one.packages},
+        "versions": {name: one.packages[name][0] for name in shown},
         "packages": {name: version for name, (version, _) in sorted(one.packages.items())},
         "installed_bytes": sum(sizes.values()) or None,
         "installed_without_numpy_bytes": sum(sizes.values()) - sizes.get("numpy", 0) or None,

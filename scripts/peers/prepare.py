@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.peers.catalogue import ENVIRONMENTS, Conversion, Environment
+from scripts.peers.catalogue import ENVIRONMENTS, SIZES, Conversion, Environment, conversions
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -148,13 +149,22 @@ def installed(python: Path) -> dict[str, tuple[str, int]]:
     return {name: (version, size) for name, (version, size) in json.loads(done.stdout).items()}
 
 
+def code(script: Path, target: str) -> str:
+    """The text of one target of a script and of what several of them share: a change of another remakes nothing."""
+    text = script.read_text()
+    others = {one.words[0] for one in conversions(tuple(SIZES))} - {target}
+    whole = [one for one in ast.parse(text).body if not isinstance(one, ast.Expr)]  # the docstring is one
+    kept = [one for one in whole if not (isinstance(one, ast.FunctionDef) and one.name in others)]
+    return "\n".join(ast.get_source_segment(text, one) or "" for one in kept)
+
+
 def convert(one: Conversion, work: Path) -> None:
     """Make the files of a conversion if they are not there, or were made from something else. Raises Failed."""
     python = environment(one.environment, work)
     missing = [name for name in one.inputs if not (work / name).is_file()]
     if missing:
         raise Failed(f"needs {missing[0]}, which could not be made")
-    texts = [(HERE / name).read_bytes() for name in (one.script, "network.py")]
+    texts = [code(HERE / one.script, one.words[0]).encode(), (HERE / "network.py").read_bytes()]
     content = [(work / name).read_bytes() for name in one.inputs]
     stamp = _digest(repr((one, ENVIRONMENTS[one.environment])).encode(), *texts, *content)
     mark = work / "made" / "-".join(one.words)

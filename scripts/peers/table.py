@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from scripts.peers.catalogue import DIFFERENCE_SD, SAME_DECISIONS
+
 Row = dict[str, Any]
-Value = Callable[[Row], float | None]
+Value = Callable[[Row], tuple[float, float] | None]  # the figure, and the upper end of its interval
 
 
 def show(rows: Sequence[Row]) -> str:
     """A table for each model, one for what is installed, and what has to be known to read them.
 
-    Best in bold, whoever it is; an engine whose answers are wrong wins nothing.
+    Best in bold, whoever it is, and what cannot be told from it; an engine whose answers differ wins nothing.
     """
     text: list[str] = []
     for model in dict.fromkeys(row["model"] for row in rows):
@@ -27,14 +29,14 @@ def _model(rows: Sequence[Row]) -> list[str]:
         pairs.setdefault(row["engine"], {})[row["precision"]] = row
     # columns of the same title share a cell: "fp32 / int8"
     columns: list[tuple[str, str, Value, Callable[[Row], str]]] = [
-        ("fp32: time", "fp32", _time, _time_text),
-        ("int8: time", "int8", _time, _time_text),
+        ("fp32: time", "fp32", _ratio("ratio"), _time_text),
+        ("int8: time", "int8", _ratio("ratio"), _time_text),
         ("int8: same answers", "int8", lambda row: None, _same_text),
-        ("start, ms", "fp32", lambda row: row["cold_ms"] and row["cold_ms"]["p50"], _cold_text),
-        ("MiB", "fp32", lambda row: row["peak_bytes"], _memory_text),
-        ("MiB", "int8", lambda row: row["peak_bytes"], _memory_text),
-        ("file, kB", "fp32", lambda row: row["model_bytes"], _file_text),
-        ("file, kB", "int8", lambda row: row["model_bytes"], _file_text),
+        ("start, ms", "fp32", _ratio("cold_ratio"), _cold_text),
+        ("MiB", "fp32", _bytes("peak_bytes"), _memory_text),
+        ("MiB", "int8", _bytes("peak_bytes"), _memory_text),
+        ("file, kB", "fp32", _bytes("model_bytes"), _file_text),
+        ("file, kB", "int8", _bytes("model_bytes"), _file_text),
     ]
     cells: dict[str, list[list[str]]] = {}
     for title, precision, value, words in columns:
@@ -47,20 +49,29 @@ def _model(rows: Sequence[Row]) -> list[str]:
 
 
 def _column(column: Sequence[Row | None], value: Value, words: Callable[[Row], str]) -> list[str]:
-    """What each row says, the best in bold; what looks the same is as good."""
-    usable = [row for row in column if row and _usable(row) and value(row) is not None]
-    best = min(usable, key=lambda row: value(row) or 0, default=None)
+    """What each row says; in bold the best and what cannot be told from it.
+
+    That is what looks the same, and what lies inside the best one's interval where the figure has one.
+    """
+    usable = [(found, row) for row in column if row and _usable(row) and (found := value(row)) is not None]
     said = [words(row) if row and row["latency_ms"] else "-" for row in column]
-    winner = words(best) if best else None
-    return [f"**{one}**" if one == winner and _usable(row) else one for one, row in zip(said, column, strict=True)]
+    if not usable:
+        return said
+    (_, end), best = min(usable, key=lambda pair: pair[0])
+    winners = [row for (middle, _), row in usable if middle <= end or words(row) == words(best)]
+    return [f"**{one}**" if row in winners else one for one, row in zip(said, column, strict=True)]
 
 
 def _usable(row: Row | None) -> bool:
     return bool(row and row["latency_ms"] and row["agreement"] and row["agreement"]["usable"])
 
 
-def _time(row: Row) -> float | None:
-    return row["ratio"]["ratio"] if row["ratio"] else None
+def _ratio(key: str) -> Value:
+    return lambda row: (row[key]["ratio"], row[key]["interval"][1]) if row[key] else None
+
+
+def _bytes(key: str) -> Value:
+    return lambda row: (row[key], row[key]) if row[key] else None
 
 
 def _time_text(row: Row) -> str:
@@ -71,7 +82,7 @@ def _time_text(row: Row) -> str:
         return f"1 ({_figure(row['latency_ms']['p50'])} ms)"
     low, high = ratio["interval"]
     said = f"{_figure(ratio['ratio'])} ({_figure(low)}-{_figure(high)})"
-    return said if _usable(row) else f"{said}, wrong answers"
+    return said if _usable(row) else f"{said}, answers differ"
 
 
 def _cold_text(row: Row) -> str:
@@ -136,12 +147,15 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
     first = measured[0]
     chip, features = first["machine"]["soc"], ", ".join(first["machine"]["features"][-3:])
     images = next((row["agreement"]["images"] for row in measured if row["agreement"]), 0)
+    load = first["machine"].get("load_1min", 0)
+    busy = f", busy (load average {load:.1f} at the start: read the intervals)" if load > 1.5 else ""
     text = [
-        f"Measured {first['when'][:10]} on {first['machine']['arch']} ({chip}; {features}), one thread on one core, "
-        f"{first['rounds']} fresh processes a row in turn. Time: of one image, as a ratio to onnxruntime's fp32 in the "
-        "same round, with its 95 % interval. Same answers: decisions like fp32 on onnxruntime on "
-        f"{images} test images, and the mean difference of an output in standard deviations. Start: from nothing to "
-        "the first answer, fp32. MiB: peak resident memory, fp32 / int8. Guarded: in a child process under a memory "
-        "limit, as `open_program` runs it; the memory of both processes is added."
+        f"Measured {first['when'][:10]} on {first['machine']['arch']} ({chip}; {features}){busy}, one thread on one "
+        f"core, {first['rounds']} fresh processes a row in turn. Bold: the best, and what cannot be told from it. "
+        "Time: of one image, as a ratio to onnxruntime's fp32 in the same round, with its 95 % interval. Same answers: "
+        f"decisions like fp32 on onnxruntime on {images} test images, and the mean difference of an output in standard "
+        f"deviations (below {100 * SAME_DECISIONS:.0f} % or above {DIFFERENCE_SD} sd a row wins nothing: answers "
+        "differ). Start: from nothing to the first answer, fp32. MiB: peak resident memory, fp32 / int8. Guarded: in a "
+        "child process under a memory limit, as `open_program` runs it; the memory of both processes is added."
     ]
     return [*text, *(["", "Notes. " + "; ".join(notes) + "."] if notes else [])]

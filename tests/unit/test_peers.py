@@ -105,8 +105,21 @@ def test_a_fast_engine_with_wrong_answers_does_not_win(tmp_path: Path):
     )
     lines = {line.split(" | ")[0].strip("| "): line for line in reversed(table.show(found).splitlines())}
     assert "**0.50 (0.50-0.50)**" in lines["OpenVINO"]
-    assert "0.10 (0.10-0.10), wrong answers" in lines["ncnn"] and "**" not in lines["ncnn"].replace("**1**", "")
+    assert "0.10 (0.10-0.10), answers differ" in lines["ncnn"] and "**" not in lines["ncnn"].replace("**1**", "")
     assert "MNN, fp32: signal 11" in table.show(found)
+
+
+def test_what_cannot_be_told_from_the_best_is_bold_too(tmp_path: Path):
+    right = [3.0, -3.0]
+    found = rows(
+        tmp_path,
+        candidate("onnxruntime", [1.0] * 3, right),
+        candidate("ncnn", [0.4, 0.5, 0.6], right),
+        candidate("ai-edge-litert", [0.55] * 3, right),
+        candidate("MNN", [0.7] * 3, right),
+    )
+    bold = [line.split(" | ")[0][2:] for line in table.show(found).splitlines() if " | **0." in line]
+    assert bold[:2] == ["ncnn", "ai-edge-litert"] and "MNN" not in bold[:-1]
 
 
 def test_a_crash_is_told_in_one_line_without_paths():
@@ -120,6 +133,14 @@ def test_the_workers_answer_is_found_among_an_engines_own_words():
     for nothing in ("", "hello", '{"p50_ms":'):
         with pytest.raises(prepare.Failed, match="said nothing"):
             measure.last_answer(nothing)
+
+
+def test_a_change_of_one_converter_remakes_no_others_files():
+    script = prepare.HERE / "convert.py"
+    code = prepare.code(script, "openvino")
+    assert "nncf.quantize(" in code and "def calibration(" in code
+    assert "nncf.quantize(" not in prepare.code(script, "onnx")
+    assert "EPOCHS, BATCH, SEED" in prepare.code(prepare.HERE / "train.py", "train")
 
 
 def test_every_peers_files_are_made_by_a_conversion():
