@@ -44,6 +44,8 @@ _MOST_KEPT = 64  # bundles x machines in the file of what was learned
 _HEAT_SLICES, _HEAT_SLICE_S, _OUT = 3, 0.015, 1.25
 _FINAL_SLICES, _FINAL_SLICE_S = 10, 0.025
 _FINALS = 3  # at most, until it is clear
+# A model that takes half a second an inference gets so many of its inferences' time, and so many seconds more at most.
+_SLOW_TIMES, _SLOW_MOST_S = 40, 24.0
 
 
 @dataclass(frozen=True)
@@ -178,12 +180,13 @@ class _Entry:
     number: int
     candidate: Candidate
     threads: int
+    first_ms: float = 0.0  # an input of the first inferences: of a slow model it is all that there is time for
     heats: dict[int, list[float]] = field(default_factory=dict)  # slices, ms an input
     failed: str = ""
 
     @property
     def slices(self) -> list[float]:
-        return [ms for heat in self.heats.values() for ms in heat]
+        return [ms for heat in self.heats.values() for ms in heat] or [self.first_ms]
 
     @property
     def label(self) -> str:
@@ -219,8 +222,7 @@ def race(
             entries.append(_Entry(len(entries), one, count))
     if len(entries) < 2:
         return None
-    until = time.monotonic() + seconds
-    good = _heats(entries, bundle, device, until)
+    good = _heats(entries, bundle, device, seconds)
     if not good:
         return None
     default = next((one for one in entries if one in good), good[0])
@@ -257,36 +259,45 @@ def _ratio(one: _Entry, default: _Entry) -> Interval:
     return interval([a / b for a, b in pairs])
 
 
-def _heats(entries: list[_Entry], bundle: Bundle, device: DeviceProfile, until: float) -> list[_Entry]:
-    """Run the race; returns the entries that were measured. Those whose engine dies or refuses carry the reason."""
+def _heats(entries: list[_Entry], bundle: Bundle, device: DeviceProfile, seconds: float) -> list[_Entry]:
+    """Run the race; returns the entries that were measured. Those whose engine dies or refuses carry the reason; those
+    that there was no time for are left out."""
     child = _Runners(bundle, device)
+    until = time.monotonic() + seconds
     try:
         try:
             for one in entries:
-                child.load(one)
+                if not child.loaded or time.monotonic() < until:
+                    child.load(one)
+                    if len(child.loaded) == 1:  # what a slow model takes is worth waiting longer for
+                        until += min(max(_SLOW_TIMES * one.first_ms / 1e3 - seconds, 0.0), _SLOW_MOST_S)
         except BudgetError:
             child.close()
             return _apart(entries, bundle, device, until)
-        running = [one for one in entries if not one.failed]
-        child.race(0, running, _HEAT_SLICES, _HEAT_SLICE_S, until)
-        measured = [one for one in running if one.slices]
+        measured = list(child.loaded)
         if not measured:
             return []
-        least = min(median(one.slices) for one in measured)
+        child.race(0, measured, _HEAT_SLICES, _HEAT_SLICE_S, until)
+        measured = [one for one in measured if not one.failed]
+        least = min((median(one.slices) for one in measured), default=0.0)
         finalists = [one for one in measured if one is measured[0] or median(one.slices) <= _OUT * least]
         for heat in range(1, 1 + _FINALS if len(finalists) > 1 else 1):
+            if heat > 1:  # where a model lies in memory is worth some percent, and chance
+                child.again(finalists)
             child.race(heat, finalists, _FINAL_SLICES, _FINAL_SLICE_S, until)
-            if time.monotonic() > until or _clear(finalists):
+            finalists = [one for one in finalists if not one.failed]
+            if len(finalists) < 2 or time.monotonic() > until or _clear(finalists):
                 break
-        return measured
+        return [one for one in measured if not one.failed]
     finally:
         child.close()
 
 
 def _clear(finalists: Sequence[_Entry]) -> bool:
-    """Whether a choice would not change: what is ahead of the default is so for certain, or by too little to matter."""
-    default = finalists[0]
-    return all(found.high < 1 or found.middle > 0.98 for found in (_ratio(one, default) for one in finalists[1:]))
+    """Whether to measure longer would change nothing that matters: the choice is known, and no other is faster by more
+    than 3 %."""
+    best, _ = _winner(finalists, finalists[0])
+    return all(_ratio(one, best).low > 0.97 for one in finalists if one is not best)
 
 
 def _apart(entries: list[_Entry], bundle: Bundle, device: DeviceProfile, until: float) -> list[_Entry]:
@@ -295,7 +306,7 @@ def _apart(entries: list[_Entry], bundle: Bundle, device: DeviceProfile, until: 
         one.heats, one.failed = {}, ""
     for heat in range(_FINALS):
         for one in entries:
-            if one.failed or (one.slices and time.monotonic() > until):
+            if one.failed or (entries[0].slices and time.monotonic() > until):
                 continue
             child = _Runners(bundle, device)
             try:
@@ -306,7 +317,7 @@ def _apart(entries: list[_Entry], bundle: Bundle, device: DeviceProfile, until: 
                 one.failed = error.message
             finally:
                 child.close()
-    return [one for one in entries if one.slices]
+    return [one for one in entries if one.heats]
 
 
 class _Runners:
@@ -316,40 +327,41 @@ class _Runners:
         self._spec = {"bundle": str(bundle.path.resolve()), "digest": bundle.digest}
         self._limits = Limits(device.budget.ram_bytes, loads_later=True)
         self._child: Child | None = None
-        self._loaded: list[_Entry] = []
+        self.loaded: list[_Entry] = []
 
     def load(self, one: _Entry) -> None:
         """Raises BudgetError where it does not fit with the others."""
         try:
-            self._running().call("load", {"number": one.number, "candidate": one.spec()})
-            self._loaded.append(one)
+            one.first_ms = self._running().call("load", {"number": one.number, "candidate": one.spec()})[0]["ms"]
+            self.loaded.append(one)
         except BudgetError:
             raise
         except EdgeError as error:
             one.failed = error.message
             if self._child and not self._child.alive:
-                self._again()
+                self.again(self.loaded)
 
     def race(self, heat: int, entries: Sequence[_Entry], slices: int, slice_s: float, until: float) -> None:
-        """Slices of each in turn; fewer where the time is short, one at the least."""
-        left = max(0.0, until - time.monotonic())
-        slices = max(1, min(slices, int(left / (slice_s * len(entries)))))
-        numbers = [one.number for one in entries]
+        """Slices of each in turn; fewer, or none, where the time is short."""
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        order = {"numbers": [one.number for one in entries], "slices": slices, "slice_s": slice_s, "seconds": left}
         try:
-            found = self._running().call("race", {"numbers": numbers, "slices": slices, "slice_s": slice_s})[0][
-                "slices"
-            ]
+            found = self._running().call("race", order)[0]["slices"]
         except EdgeError as error:
             if len(entries) == 1:
                 entries[0].failed = error.message
                 return
-            self._again()
             for one in entries:  # one of them took the others down: alone, each answers for itself
+                self.again([one])
                 if not one.failed:
                     self.race(heat, [one], slices, slice_s, until)
+            self.again([one for one in entries if not one.failed])
             return
         for one in entries:
-            one.heats[heat] = found[str(one.number)]
+            if found[str(one.number)]:
+                one.heats[heat] = found[str(one.number)]
 
     def _running(self) -> Child:
         if self._child is None:
@@ -357,10 +369,11 @@ class _Runners:
             self._child.ready()
         return self._child
 
-    def _again(self) -> None:
+    def again(self, entries: Sequence[_Entry]) -> None:
+        """A new process with these loaded."""
         self.close()
-        loaded, self._loaded = self._loaded, []
-        for one in loaded:
+        self.loaded = []
+        for one in list(entries):
             self.load(one)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import UsageError
 from edge_runtime.server import load_variant
-from edge_runtime.stats import median
+from edge_runtime.stats import in_turn, median
 from edge_runtime.timing import made_up
 
 if TYPE_CHECKING:
@@ -21,26 +21,32 @@ if TYPE_CHECKING:
     from edge_runtime.engine import Program
     from edge_runtime.tensors import Array
 
+_SLOW_MS = 300.0
+
 
 @dataclass
 class _Runner:
     program: Program
     feeds: dict[str, Array]
     batch: int
+    last_ms: float = 0.0
 
     def slice_ms(self, seconds: float) -> float:
         """Median milliseconds an input, of as many inferences as fit; one at the least."""
         taken: list[float] = []
         begin = time.perf_counter()
+        if seconds and self.last_ms * self.batch < 1e3 * seconds / 8:
+            self.program.run(self.feeds)  # another one's data are in the caches
         while not taken or time.perf_counter() - begin < seconds:
             start = time.perf_counter()
             self.program.run(self.feeds)
             taken.append((time.perf_counter() - start) * 1e3 / self.batch)
-        return median(taken)
+        self.last_ms = median(taken)
+        return self.last_ms
 
 
 class RaceServer:
-    """Handler. "load" makes a candidate ready, "race" runs some of them in turn, "drop" gives one's memory back."""
+    """Handler. "load" makes a candidate ready, "race" runs some of them in turn."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
@@ -52,23 +58,24 @@ class RaceServer:
             return self._load(meta["number"], meta["candidate"]), {}
         if op == "race":
             found: dict[str, list[float]] = {str(number): [] for number in meta["numbers"]}
+            until = time.perf_counter() + meta["seconds"]
             for turn in range(meta["slices"]):
-                for number in meta["numbers"] if turn % 2 == 0 else meta["numbers"][::-1]:
-                    found[str(number)].append(self._runners[number].slice_ms(meta["slice_s"]))
+                for number in in_turn(meta["numbers"], turn):
+                    if time.perf_counter() < until:
+                        found[str(number)].append(self._runners[number].slice_ms(meta["slice_s"]))
                 progress(turn, None)
             return {"slices": found}, {}
-        if op == "drop":
-            self._runners.pop(meta["number"]).program.close()
-            return {}, {}
         raise UsageError(f"race: found question {op!r}")
 
     def _load(self, number: int, candidate: dict[str, Any]) -> dict[str, Any]:
         _task, program, version, batch = load_variant({**self._spec, **candidate})
         feeds = {one.name: made_up(one, batch, {}) for one in program.inputs}
         runner = _Runner(program, feeds, batch)
-        runner.slice_ms(0.0)
+        ms = runner.slice_ms(0.0)
+        if ms * batch < _SLOW_MS:  # the first inference sets up what the next ones find
+            ms = runner.slice_ms(0.005)
         self._runners[number] = runner
-        return {"first_ms": runner.slice_ms(0.005), "engine_version": version}
+        return {"ms": ms, "engine_version": version}
 
 
 def serve_race(spec: dict[str, Any]) -> RaceServer:

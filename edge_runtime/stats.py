@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+_T = TypeVar("_T")
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; the normal's beyond.
 _T95 = (
@@ -89,6 +91,15 @@ def spread(ordered: Sequence[float]) -> float:
     """(p75 - p25) / p50 of numbers in ascending order."""
     middle = quantile(ordered, 0.5)
     return (quantile(ordered, 0.75) - quantile(ordered, 0.25)) / middle if middle else 0.0
+
+
+def in_turn(items: Sequence[_T], turn: int) -> list[_T]:
+    """The items in the order of this turn: the other way round every second time where there are two, else from the
+    next one on. Nothing may come after itself more often than another does: it would find its caches warm."""
+    if len(items) == 2:
+        return list(items[:: 1 if turn % 2 == 0 else -1])
+    begin = turn % len(items) if items else 0
+    return [*items[begin:], *items[:begin]]
 
 
 def round_figures(value: float, figures: int = 6) -> float:

@@ -1,6 +1,6 @@
 """Run a benchmark: cases in fresh processes, in turn, until what they say is certain enough; rows come out.
 
-A round starts a process for every case, and then measures slices of some milliseconds in turn: A B C, C B A, and so on.
+A round starts a process for every case, and then measures slices of some milliseconds in turn: A B C, B C A, and so on.
 What disturbs the machine for longer than a slice disturbs all of them alike, and drops out of their ratio. A new round
 has new processes, because a process differs from the next one of the same program by more than two slices do. Where the
 processes would not fit into the free memory together, each case of a round has its whole window after the other's.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edge_runtime.bench.cases import Case
 from edge_runtime.errors import EdgeError
 from edge_runtime.guard import Child, Limits
-from edge_runtime.stats import Interval, interval, median, quantile
+from edge_runtime.stats import Interval, in_turn, interval, median, quantile
 
 if TYPE_CHECKING:
     from edge_runtime.items import Item
@@ -203,7 +203,7 @@ def _round(
                 children[one.case.label] = _start(one, protocol, device, stack)
         slices = max(1, round(protocol.window_s / protocol.slice_s))
         for turn in range(slices):
-            for one in order if turn % 2 == 0 else order[::-1]:
+            for one in in_turn(order, turn):
                 if one.error is None:
                     with _failure(one):
                         _slice(one.processes[-1], children[one.case.label], protocol.slice_s, recorder)

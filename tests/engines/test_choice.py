@@ -46,9 +46,12 @@ def test_every_candidate_that_fits_is_measured_and_one_is_taken(means: Path, pla
 def lap_times(monkeypatch: pytest.MonkeyPatch, times: dict[tuple[str, int], list[float]]) -> None:
     """The race as if every slice of (variant, threads) took these milliseconds in turn."""
 
-    def load(self: object, one: choice._Entry) -> None:
+    def load(self: choice._Runners, one: choice._Entry) -> None:
         if (one.candidate.variant, one.threads) not in times:
             one.failed = "refused"
+        else:
+            one.first_ms = times[one.candidate.variant, one.threads][0]
+            self.loaded.append(one)
 
     def run(self: object, heat: int, entries: list[choice._Entry], slices: int, slice_s: float, until: float) -> None:
         for one in entries:
@@ -75,6 +78,26 @@ def test_another_than_the_default_is_taken_only_when_it_is_faster_for_certain(
     found = raced(means, planned, threads=1)
     assert found.choice.variant == taken
     assert found.ratio == 1 if taken == "fp32" else found.ratio == pytest.approx(0.5, rel=0.05)
+
+
+def test_slow_models_keep_the_time_bound_and_the_default_stays(
+    means: Path, planned: Plan, monkeypatch: pytest.MonkeyPatch
+):
+    """Three seconds an inference: as many are loaded as the time allows, and what was not raced is not chosen."""
+    now = [0.0]
+    monkeypatch.setattr(choice.time, "monotonic", lambda: now[0])
+
+    def load(self: choice._Runners, one: choice._Entry) -> None:
+        now[0] += 3.0
+        one.first_ms = 3000.0 if one.number == 0 else 1.0
+        self.loaded.append(one)
+
+    monkeypatch.setattr(choice._Runners, "load", load)
+    monkeypatch.setattr(choice, "thread_options", lambda device, usual, cores: [1, 2, 3, 4])
+    found = race(load_bundle(means), small_device(), planned, seconds=6.0)
+    assert found
+    assert found.choice == found.default
+    assert now[0] <= 6 + choice._SLOW_MOST_S + 3
 
 
 def test_threads_are_chosen_with_the_variant(means: Path, planned: Plan, monkeypatch: pytest.MonkeyPatch):
@@ -119,12 +142,13 @@ def test_what_does_not_fit_together_is_raced_apart(means: Path, planned: Plan, m
     real = choice._Runners.load
 
     def load(self: choice._Runners, one: choice._Entry) -> None:
-        if self._loaded:
+        if self.loaded:
             raise BudgetError("memory: two are too many")
         real(self, one)
 
     monkeypatch.setattr(choice._Runners, "load", load)
-    found = raced(means, planned, threads=1)
+    found = race(load_bundle(means), small_device(), planned, threads=1, seconds=60)
+    assert found
     assert len(found.laps) == 3
 
 

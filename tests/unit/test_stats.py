@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.stats import interval, median, quantile, spread, stdev, t95
+from edge_runtime.stats import in_turn, interval, median, quantile, spread, stdev, t95
 
 POSITIVE = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=30)
 
@@ -61,3 +62,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(count: int, disturbed
 
 def test_spread_is_of_the_middle_half():
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_in_turn_everything_has_each_place_alike_and_follows_itself_no_more_than_another(count: int):
+    turns = [in_turn(range(count), turn) for turn in range(4 * count)]
+    for item in range(count):
+        places = [turn.index(item) for turn in turns]
+        assert all(places.count(place) == 4 * count // count for place in range(count))
+    sequence = [item for turn in turns for item in turn]
+    repeats = [sum(a == b == item for a, b in pairwise(sequence)) for item in range(count)]
+    assert max(repeats) - min(repeats) <= 1
