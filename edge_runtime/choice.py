@@ -4,9 +4,9 @@ Rules of thumb are wrong too often (int8 is faster on one core and slower on the
 the candidates that fit are raced on this machine, for seconds, and what was learned is kept for the next time.
 
 How: every candidate is loaded into one guarded child; a first heat sorts out what is clearly slower; those that are
-left and the default run again, in turn. Another than the default is taken only where it is faster beyond the
-measurement's own uncertainty, so a choice is never worse than not to have measured. It is measured again when the
-circumstances are no longer those it was made in: another engine version, governor, number of cores, or version of this
+left and the default run again, in turn. Another than the default is taken only where it is faster by more than the
+measurement leaves open and two percent, so that it is not chance that chooses. It is measured again when the
+circumstances are no longer those it was made in: another engine version, governor, set of cores, or version of this
 package.
 """
 
@@ -39,10 +39,12 @@ Notice = Callable[[str], None]
 SECONDS = 6.0
 _SERVE = "edge_runtime.race:serve_race"
 _SCHEMA = 1
+_SILENCE_S = 60.0  # of a candidate that hangs
 _MOST_KEPT = 64  # bundles x machines in the file of what was learned
 # A first heat of a few slices, then the final; a candidate is out when it is so much slower than the best.
 _HEAT_SLICES, _HEAT_SLICE_S, _OUT = 3, 0.015, 1.25
 _FINAL_SLICES, _FINAL_SLICE_S = 10, 0.025
+_SURE = 0.98  # what lies below is faster: slices of one process and many candidates make chance larger than an interval
 _FINALS = 3  # at most, until it is clear
 # A model that takes half a second an inference gets so many of its inferences' time, and so many seconds more at most.
 _SLOW_TIMES, _SLOW_MOST_S = 40, 24.0
@@ -86,6 +88,13 @@ class Learned:
         named = {"laps": laps, "choice": Lap(**plain["choice"]), "default": Lap(**plain["default"])}
         return cls(**{**plain, **named})
 
+    @property
+    def question(self) -> tuple[str, str, str]:
+        """What was asked: of which bundle, on which machine and cores, among which candidates and threads. What is
+        learned of the same question takes the older answer's place."""
+        asked = {key: self.circumstances.get(key) for key in ("candidates", "threads", "cores")}
+        return self.bundle_digest, self.machine, json.dumps(asked, sort_keys=True)
+
 
 # ---------------------------------------------------------------- what was learned before
 
@@ -119,9 +128,9 @@ def _read_all() -> list[Learned]:
 
 
 def remember(found: Learned) -> bool:
-    """Keep it, in the place of what was learned of the same bundle on the same machine. False where the file cannot be
+    """Keep it, in the place of the older answer to the same question. False where the file cannot be
     written: a full disk or a read-only home must not stop a slide from being read."""
-    kept = [one for one in _read_all() if (one.bundle_digest, one.machine) != (found.bundle_digest, found.machine)]
+    kept = [one for one in _read_all() if one.question != found.question]
     plain = {"schema": _SCHEMA, "learned": [one.to_json() for one in [*kept, found][-_MOST_KEPT:]]}
     path = learned_file()
     beside = path.with_name(f"{path.name}.{os.getpid()}")
@@ -139,12 +148,11 @@ def remember(found: Learned) -> bool:
 def circumstances(plan: Plan, threads: int | None) -> dict[str, Any]:
     """What the outcome of a race may hang on, beside the machine and the bundle, as plain JSON; cheap to ask."""
     versions = {engine: _installed(engine) for engine in sorted({one.engine for one in plan.fitting})}
-    cores = allowed_cores()
     return {
         "edge_runtime": __version__,
         "engines": versions,
         "governor": read_state().governor,
-        "cores": cores,
+        "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else allowed_cores(),
         "candidates": sorted(f"{one.variant} on {one.engine}" for one in plan.fitting),
         "threads": threads,
     }
@@ -243,8 +251,8 @@ def race(
 
 
 def _winner(good: Sequence[_Entry], default: _Entry) -> tuple[_Entry, float]:
-    """The fastest that is faster than the default for certain, with its ratio to it; else the default and 1."""
-    sure = [(found.middle, one.number, one) for one in good if (found := _ratio(one, default)).high < 1]
+    """The fastest that is clearly faster than the default, with its ratio to it; else the default and 1."""
+    sure = [(found.middle, one.number, one) for one in good if (found := _ratio(one, default)).high < _SURE]
     if not sure:
         return default, 1.0
     ratio, _, best = min(sure)
@@ -265,32 +273,36 @@ def _heats(entries: list[_Entry], bundle: Bundle, device: DeviceProfile, seconds
     child = _Runners(bundle, device)
     until = time.monotonic() + seconds
     try:
-        try:
-            for one in entries:
-                if not child.loaded or time.monotonic() < until:
-                    child.load(one)
-                    if len(child.loaded) == 1:  # what a slow model takes is worth waiting longer for
-                        until += min(max(_SLOW_TIMES * one.first_ms / 1e3 - seconds, 0.0), _SLOW_MOST_S)
-        except BudgetError:
-            child.close()
-            return _apart(entries, bundle, device, until)
-        measured = list(child.loaded)
-        if not measured:
-            return []
-        child.race(0, measured, _HEAT_SLICES, _HEAT_SLICE_S, until)
-        measured = [one for one in measured if not one.failed]
-        least = min((median(one.slices) for one in measured), default=0.0)
-        finalists = [one for one in measured if one is measured[0] or median(one.slices) <= _OUT * least]
-        for heat in range(1, 1 + _FINALS if len(finalists) > 1 else 1):
-            if heat > 1:  # where a model lies in memory is worth some percent, and chance
-                child.again(finalists)
-            child.race(heat, finalists, _FINAL_SLICES, _FINAL_SLICE_S, until)
-            finalists = [one for one in finalists if not one.failed]
-            if len(finalists) < 2 or time.monotonic() > until or _clear(finalists):
-                break
-        return [one for one in measured if not one.failed]
+        return _together(child, entries, until, seconds)
+    except BudgetError:
+        child.close()
+        return _apart(entries, bundle, device, max(until, time.monotonic() + seconds / 2))
     finally:
         child.close()
+
+
+def _together(child: _Runners, entries: list[_Entry], until: float, seconds: float) -> list[_Entry]:
+    """In one process. Raises BudgetError where they do not fit into the device's memory together."""
+    for one in entries:
+        if not child.loaded or time.monotonic() < until:
+            child.load(one)
+            if len(child.loaded) == 1:  # what a slow model takes is worth waiting longer for
+                until += min(max(_SLOW_TIMES * one.first_ms / 1e3 - seconds, 0.0), _SLOW_MOST_S)
+    measured = list(child.loaded)
+    if not measured:
+        return []
+    child.race(0, measured, _HEAT_SLICES, _HEAT_SLICE_S, until)
+    measured = [one for one in measured if not one.failed]
+    least = min((median(one.slices) for one in measured), default=0.0)
+    finalists = [one for one in measured if one is measured[0] or median(one.slices) <= _OUT * least]
+    for heat in range(1, 1 + _FINALS if len(finalists) > 1 else 1):
+        if heat > 1:  # where a model lies in memory is worth some percent, and chance
+            child.again(finalists)
+        child.race(heat, finalists, _FINAL_SLICES, _FINAL_SLICE_S, until)
+        finalists = [one for one in finalists if not one.failed]
+        if len(finalists) < 2 or time.monotonic() > until or _clear(finalists):
+            break
+    return [one for one in measured if not one.failed]
 
 
 def _clear(finalists: Sequence[_Entry]) -> bool:
@@ -325,7 +337,7 @@ class _Runners:
 
     def __init__(self, bundle: Bundle, device: DeviceProfile) -> None:
         self._spec = {"bundle": str(bundle.path.resolve()), "digest": bundle.digest}
-        self._limits = Limits(device.budget.ram_bytes, loads_later=True)
+        self._limits = Limits(device.budget.ram_bytes, silence_s=_SILENCE_S, loads_later=True)
         self._child: Child | None = None
         self.loaded: list[_Entry] = []
 
@@ -433,6 +445,6 @@ def reorder(plan: Plan, found: Learned) -> Plan:
 
 def reason(found: Learned) -> str:
     if found.choice == found.default:
-        return f"the usual choice; nothing measured here is faster for certain ({found.when[:10]})"
+        return f"the usual choice; nothing measured here is clearly faster ({found.when[:10]})"
     share = f"{found.ratio:.2g}" if found.ratio < 0.995 else f"{found.ratio:.3g}"
     return f"the fastest measured here ({found.when[:10]}): {share} of the time of {found.default.label}"

@@ -185,7 +185,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     device = load_profile(arguments.device)
     here = arguments.here or device.name == THIS_DEVICE
     bundle = load_bundle(arguments.bundle)
-    found = plan(bundle, device, engine=arguments.engine, here=here or arguments.measure)
+    found = plan(bundle, device, engine=arguments.engine, here=here)
     if arguments.measure:
         from edge_runtime.choice import choose
 

@@ -31,10 +31,13 @@ def bench(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--{' and --'.join(forms)} are different forms: give one of them")
     # what is written at the end is tried before minutes of measuring
     old = read_jsonl(arguments.compare, _say) if arguments.compare else []
+    interrupted: list[KeyboardInterrupt] = []
     for path in (arguments.output, arguments.html):
         _check_writable(path)
     if arguments.rows:
         rows = [row for path in arguments.model for row in read_jsonl(path, _say)]
+        if not rows:
+            raise UsageError(f"{', '.join(arguments.model)}: found no rows, wanted files that bench -o wrote")
     else:
         protocol = OFFICIAL if arguments.official else QUICK
         if arguments.rounds:
@@ -47,6 +50,8 @@ def bench(arguments: argparse.Namespace) -> int:
         sustained_s = parse_ms(arguments.sustained, "sustained") / 1e3 if arguments.sustained else None
         with ExitStack() as stack:
             _pin(arguments.cpus, stack)
+            if old:
+                _check_common(old, arguments, protocol.shapes)
             rows = run_bench(
                 arguments.model,
                 arguments.device,
@@ -58,18 +63,22 @@ def bench(arguments: argparse.Namespace) -> int:
                 sustained_s=sustained_s,
                 recorder=stack.enter_context(open_recorder(arguments, _say)),
                 notice=_say,
+                interrupted=interrupted,
             )
-    if arguments.output:
-        write_jsonl(arguments.output, rows)
-    if arguments.html:
-        _write_html(arguments.html, rows)
     if forms == ["json"]:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
         show = {"csv": as_csv, "markdown": as_markdown}.get(forms[0] if forms else "", as_table)
         sys.stdout.write(show(rows).rstrip("\n") + "\n")
-    failed = [row for row in rows if row["latency_ms"] is None]
+    sys.stdout.flush()
+    if arguments.output:
+        write_jsonl(arguments.output, rows)
+    if arguments.html:
+        _write_html(arguments.html, rows)
+    if interrupted:
+        raise interrupted[0]
+    failed = [row for row in rows if row.get("error") or row["latency_ms"] is None]
     regressions = 0
     if arguments.compare:
         changes = compare(old, rows)
@@ -77,6 +86,22 @@ def bench(arguments: argparse.Namespace) -> int:
         for one in changes:
             _say(json.dumps(one.to_json()) if arguments.json else f"against {arguments.compare}: {one}")
     return 1 if failed or regressions else 0
+
+
+def _check_common(old: list[Row], arguments: argparse.Namespace, shapes: dict[str, list[int]]) -> None:
+    """Refuse now, and not after minutes, where no case of the old run is measured again."""
+    from edge_runtime.bench.cases import find_cases
+    from edge_runtime.bench.compare import key, key_of, nothing_common
+    from edge_runtime.profile import load_profile
+
+    chosen = {"variants": arguments.variant, "engines": arguments.engine, "threads": arguments.threads}
+    cases = find_cases(arguments.model, load_profile(arguments.device), **chosen)
+    keys = {
+        key(one.bundle.name if one.bundle else None, one.variant, one.path.name, shapes, one.engine, one.threads)
+        for one in cases
+    }
+    if not keys & {key_of(row) for row in old}:
+        raise nothing_common(old, [one.label for one in cases])
 
 
 def _say(text: str) -> None:
@@ -115,6 +140,6 @@ def _pin(cpus: list[int], stack: ExitStack) -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, cpus)
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UsageError(f"cpus: found {cpus}, wanted some of {sorted(before)}") from error
     stack.callback(os.sched_setaffinity, 0, before)

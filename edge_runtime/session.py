@@ -17,8 +17,7 @@ from edge_runtime.engine import check_threads
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
 from edge_runtime.guard import Child, Limits
 from edge_runtime.items import Item, printable
-from edge_runtime.machine import allowed_cores
-from edge_runtime.planner import Candidate, Plan, plan, usual_threads
+from edge_runtime.planner import Candidate, Plan, decodes_ahead, plan, usual_threads
 from edge_runtime.profile import load_profile
 from edge_runtime.results import Origin, Outcome, Prediction
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from edge_runtime.child import Progress
     from edge_runtime.profile import DeviceProfile
 
-# A decoded photograph with what its decoder holds: fields are reduced to 3,200 pixels a side at most.
-DECODED_BYTES = 32 << 20
 _SERVE = "edge_runtime.server:serve_bundle"
 
 
@@ -66,10 +63,9 @@ class Session:
             "digest": self.bundle.digest,
             "variant": self.candidate.variant,
             "engine": self.candidate.engine,
-            "threads": self.threads
-            or usual_threads(self.bundle.variant(self.candidate.variant).file.size, self.device),
+            "threads": self.threads or self.candidate.threads or self._usual_threads(),
             "predicted_bytes": self.candidate.cost.ram_bytes,
-            "decode_ahead": self._decode_ahead(),
+            "decode_ahead": decodes_ahead(self.candidate.cost.ram_bytes, self.device),
         }
         child = Child(_SERVE, spec, Limits(self.device.budget.ram_bytes))
         try:
@@ -81,10 +77,8 @@ class Session:
             self._child.close()
         self._child = child
 
-    def _decode_ahead(self) -> bool:
-        """On two cores and more, where the memory has room for one more decoded photograph."""
-        spare_bytes = self.device.budget.ram_bytes - self.candidate.cost.ram_bytes
-        return allowed_cores() > 1 and spare_bytes >= DECODED_BYTES
+    def _usual_threads(self) -> int:
+        return usual_threads(self.bundle.variant(self.candidate.variant).file.size, self.device)
 
     @property
     def origin(self) -> Origin:

@@ -20,7 +20,7 @@ from edge_runtime.bench.cases import Case, find_cases
 from edge_runtime.bench.record import make_rows
 from edge_runtime.bench.rows import Row
 from edge_runtime.bench.run import OFFICIAL, QUICK, Measured, Notice, Protocol, run_cases
-from edge_runtime.bench.sustained import invalid_because, run_sustained
+from edge_runtime.bench.sustained import invalid_because, judge, run_sustained
 from edge_runtime.errors import EdgeError, UsageError
 from edge_runtime.items import Item, find_items
 from edge_runtime.probe import read_machine
@@ -45,12 +45,14 @@ def run_bench(
     sustained_s: float | None = None,
     recorder: Recorder | None = None,
     notice: Notice | None = None,
+    interrupted: list[KeyboardInterrupt] | None = None,
 ) -> list[Row]:
     """Measure models x variants x engines x threads; one row each, in that order.
 
     `item`: what the task of a bundle reads; "" is one made up, None is no task. `sustained_s`: then every case runs so
     long, one after the other. Raises EdgeError where nothing can be measured; a case that fails alone is a row with
-    `valid` false and the reason.
+    `valid` false and the reason. `interrupted`: a list that an interrupt is put into, and the rows are of what was
+    measured until then; without, it is raised.
     """
     profile = load_profile(device) if isinstance(device, str) else device
     cases = find_cases(models, profile, variants=variants, engines=engines, threads=threads)
@@ -61,7 +63,11 @@ def run_bench(
         protocol = replace(protocol, item=found)
         free = read_machine().available_bytes
         done = run_cases(cases, protocol, profile, recorder=recorder, free_bytes=free, notice=notice)
-        curves = _sustain(done, sustained_s, profile, recorder, notice) if sustained_s else {}
+        curves = _sustain(done, sustained_s, profile, recorder, notice) if sustained_s and not done.interrupted else {}
+    if done.interrupted:
+        if interrupted is None:
+            raise done.interrupted
+        interrupted.append(done.interrupted)
     rows = make_rows(done, profile, before, read_state(), steal_percent(ticks, read_ticks()))
     for row in rows:
         if row["label"] in curves:
@@ -77,15 +83,19 @@ def _sustain(
 ) -> dict[str, dict[str, object]]:
     curves = {}
     for one in done.gathered:
-        if one.error is None:
-            if notice:
-                notice(f"{one.case.label}: {seconds:.0f} s without a rest")
-            try:
-                curves[one.case.label] = run_sustained(
-                    one.case, seconds, done.protocol, device, recorder=recorder, notice=notice
-                )
-            except EdgeError as error:
-                one.error = error
+        if one.error is not None or done.interrupted:
+            continue
+        if notice:
+            notice(f"{one.case.label}: {seconds:.0f} s without a rest")
+        points: list[dict[str, object]] = []
+        try:
+            run_sustained(points, one.case, seconds, done.protocol, device, recorder=recorder, notice=notice)
+        except KeyboardInterrupt as interrupt:
+            done.interrupted = interrupt
+        except EdgeError as error:
+            one.error = error
+        if points:
+            curves[one.case.label] = judge(points)
     return curves
 
 

@@ -1,8 +1,9 @@
 """Two runs compared: what got slower, larger or hungrier beyond what both runs leave uncertain.
 
-Rows are matched by what was measured: variant (or file name), engine and threads. Times of different runs have no
-pairs, so they are compared at the same pace of the machine: what `pace_ms` differs by is divided out, and half of it is
-added to the uncertainty, because not every model slows down as that piece of arithmetic does. Bytes have no noise.
+Rows are matched by what was measured: bundle and variant (or file name), input sizes, engine and threads. Times of
+different runs have no pairs, so they are compared at the same pace of the machine: what `pace_ms` differs by is divided
+out, and half of it is added to the uncertainty, because not every model slows down as that piece of arithmetic does.
+Bytes have no noise.
 """
 
 from __future__ import annotations
@@ -62,11 +63,10 @@ class Change:
 
 def compare(old: Sequence[Row], new: Sequence[Row]) -> list[Change]:
     """Every measure of every case that both have. Raises UsageError where no case is in both."""
-    before = {_key(row): row for row in old}
-    pairs = [(before[_key(row)], row) for row in new if _key(row) in before]
+    before = {key_of(row): row for row in old}
+    pairs = [(before[key_of(row)], row) for row in new if key_of(row) in before]
     if not pairs:
-        found = ", ".join(sorted({row["label"] for row in old})) or "no rows"
-        raise UsageError(f"compare: found {found} in the old run, wanted one of {', '.join(_labels(new))}")
+        raise nothing_common(old, [row["label"] for row in new])
     changes = []
     for was, now in pairs:
         if not (was["valid"] and now["valid"]):
@@ -80,13 +80,24 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> list[Change]:
     return changes
 
 
-def _labels(rows: Sequence[Row]) -> list[str]:
-    return [row["label"] for row in rows]
+def nothing_common(old: Sequence[Row], labels: Sequence[str]) -> UsageError:
+    found = ", ".join(sorted({row["label"] for row in old})) or "no rows"
+    return UsageError(f"compare: found {found} in the old run, wanted one of {', '.join(labels)}")
 
 
-def _key(row: Row) -> tuple[str, str, int]:
+def key(
+    bundle: str | None, variant: str | None, path: str, shapes: dict[str, list[int]], engine: str, threads: int
+) -> tuple[object, ...]:
+    """What two rows must share to be compared; `bundle` is its name with or without a version."""
+    what = (bundle.partition(" ")[0], variant) if bundle else (path,)
+    return *what, str(sorted(shapes.items())), engine, threads
+
+
+def key_of(row: Row) -> tuple[object, ...]:
+    """The key of a row."""
     subject, engine = row["subject"], row["engine"]
-    return subject["variant"] or subject["path"], engine["name"], engine["threads"]
+    shapes = row["protocol"].get("shapes") or {}
+    return key(subject["bundle"], subject["variant"], subject["path"], shapes, engine["name"], engine["threads"])
 
 
 def _latency(was: Row, now: Row) -> Change:
@@ -123,6 +134,12 @@ def _differences(was: Row, now: Row) -> list[str]:
         why.append(f"another engine version ({was['engine']['version']})")
     if was["subject"]["model_sha256"] != now["subject"]["model_sha256"]:
         why.append("another model file")
+    cpus = [row["protocol"].get("cpus") for row in (was, now)]
+    if cpus[0] != cpus[1]:
+        why.append(f"other cores: {cpus[0]} before, {cpus[1]} now")
+    forms = [row["protocol"]["form"] for row in (was, now)]
+    if forms[0] != forms[1]:
+        why.append(f"the {forms[0]} form before, the {forms[1]} form now")
     governors = [(row["circumstances"]["after"] or {}).get("governor") for row in (was, now)]
     if governors[0] != governors[1]:
         why.append(f"governor {governors[0]} before, {governors[1]} now")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.bench.rows import SCHEMA, Row
-from edge_runtime.bench.run import Gathered, Measured, Process, Settled, ratio_between, settled
+from edge_runtime.bench.run import Gathered, Measured, Process, Settled, batch_ms, ratio_between, settled
 from edge_runtime.machine import machine
 from edge_runtime.stats import Interval, deviation, interval, median, quantile, round_figures, spread
 from edge_runtime.version import __version__
@@ -54,7 +55,10 @@ def make_rows(
             "window_s": protocol.window_s,
             "windows": max(1, round(protocol.window_s / protocol.slice_s)),
             "together_with": others,
+            "slice_s": protocol.slice_s,
+            "batches": list(protocol.batches),
             "shapes": protocol.shapes,
+            "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "seed": 0,
         }
         steady = settled(one, done.full_pace_ms)
@@ -62,7 +66,9 @@ def make_rows(
         row |= _figures(processes, steady, done)
         energy, useless = _energy(processes, done, device.battery_mah)
         row["energy"] = energy
-        invalid = [*unfit, *useless, *([one.error.message] if one.error else [])]
+        row["error"] = one.error.message if one.error else None
+        stopped = ["interrupted before it was done"] if done.interrupted else []
+        invalid = [*unfit, *useless, *stopped, *([one.error.message] if one.error else [])]
         row |= {
             "noise": _noise(one, steady, steal_percent),
             "valid": not invalid,
@@ -95,7 +101,7 @@ def _figures(processes: Sequence[Process], steady: Settled, done: Measured) -> R
         "warm_up": {"n": round(median(one.warm_up["n"] for one in processes)), "first_ms": round_figures(first)},
         "cold_ms": _between([one.cold_ms for one in processes]),
         "load_ms": _between([one.load_ms for one in processes]),
-        "throughput": _throughput(processes, latency),
+        "throughput": _throughput(processes, latency, done.full_pace_ms),
         "task": _task(processes, done),
         "memory": _memory(processes),
         "pace_ms": {
@@ -131,12 +137,12 @@ def _between(values: Sequence[float]) -> Row:
     return {"p50": round_figures(found.middle), "interval": found.to_json(), "processes": processes}
 
 
-def _throughput(processes: Sequence[Process], latency: Interval) -> list[Row]:
+def _throughput(processes: Sequence[Process], latency: Interval, full_pace_ms: float) -> list[Row]:
     rows = [
         {"batch": 1, "items_per_s": round_figures(1e3 / latency.middle), "ms_per_item": round_figures(latency.middle)}
     ]
     for batch in sorted({size for one in processes for size in one.batches}):
-        each = median(one.batches[batch] for one in processes if batch in one.batches) / batch
+        each = batch_ms(processes, batch, full_pace_ms) / batch
         rows.append({"batch": batch, "items_per_s": round_figures(1e3 / each), "ms_per_item": round_figures(each)})
     return rows
 
@@ -182,6 +188,10 @@ def _noise(one: Gathered, steady: Settled, steal_percent: float | None) -> Row:
     if steady.dropped:
         processes = len(steady.latencies_ms) + steady.dropped
         why.append(f"{steady.dropped} of {processes} processes never saw the machine's full pace and were left out")
+    every = median(chunk[0] for process in one.processes for chunk in process.chunks)
+    if every > 1.1 * (p50 := median(steady.latencies_ms)):
+        level = "noisy" if level == "quiet" else level
+        why.append(f"half of all inferences took {every / p50:.2f} times the p50 and more, which is of the full pace")
     if max(steady.paces_ms) > 1.1 * min(steady.paces_ms):
         slowest = 100 * (max(steady.paces_ms) / min(steady.paces_ms) - 1)
         why.append(f"the machine's own pace varied by {slowest:.0f} %")
@@ -205,7 +215,8 @@ def _energy(processes: Sequence[Process], done: Measured, battery_mah: int | Non
     spent = [process.task_energy for process in processes if process.task_energy]
     tasks = [(net(energy, idle) if idle else energy).joules for energy in spent]
     task_j = median(tasks) if tasks else None
-    item_j = above.joules if task_j is None else task_j
+    # the battery pays for idling, too
+    item_j = median(energy.joules for energy in spent) if spent else whole.joules / count
     doubt = above.uncertainty_j
     row: Row = {
         "basis": whole.basis,

@@ -52,6 +52,9 @@ QUICK = Protocol()
 OFFICIAL = Protocol("official", 5, 5, 10.0, 0.1, idle_s=60.0)
 _TASK_ROUNDS = BATCH_ROUNDS = 3
 _AT_PACE = 1.1
+_LEAST_SLICES = 3
+# What is not paired is left out where it would take minutes: batches of a slow model, a task again and again.
+_SLOW_MS, _LONG_TASK_MS = 500.0, 20_000.0
 
 
 @dataclass
@@ -68,19 +71,20 @@ class Process:
     slices: list[float] = field(default_factory=list)  # median latency of each, ms
     chunks: list[list[float]] = field(default_factory=list)
     latencies: list[Any] = field(default_factory=list)
-    batches: dict[int, float] = field(default_factory=dict)  # ms a batch
+    spent_s: float = 0.0  # inferring in windows
+    batches: dict[int, list[list[float]]] = field(default_factory=dict)  # chunks, ms a batch
     task: dict[str, Any] | None = None
     energies: list[Energy] = field(default_factory=list)  # of each slice, gross
     task_energy: Energy | None = None
     inferences: int = 0
 
+    def done(self, window_s: float) -> bool:
+        return self.spent_s >= window_s and len(self.slices) >= _LEAST_SLICES
+
     def at_pace(self, limit_ms: float) -> tuple[float, float] | None:
         """(median latency, median pace), both ms, of what was measured while the machine's pace was within the limit;
         None where that was less than a fifth of it."""
-        good = [chunk for chunk in self.chunks if chunk[1] <= limit_ms]
-        if not good or 5 * len(good) < len(self.chunks):
-            return None
-        return median(chunk[0] for chunk in good), median(chunk[1] for chunk in good)
+        return at_pace(self.chunks, limit_ms)
 
 
 @dataclass
@@ -101,6 +105,7 @@ class Measured:
     protocol: Protocol
     together: bool
     idle: Idle | None = None
+    interrupted: KeyboardInterrupt | None = None
 
     @property
     def full_pace_ms(self) -> float:
@@ -118,7 +123,8 @@ def run_cases(
     free_bytes: int | None = None,
     notice: Notice | None = None,
 ) -> Measured:
-    """Measure. A case that fails is kept with its error, and the others go on. `free_bytes`: of memory, now."""
+    """Measure. A case that fails is kept with its error, and the others go on; an interrupt ends it with what there is.
+    `free_bytes`: of memory, now."""
     done = Measured([Gathered(case) for case in cases], protocol, _together(cases, free_bytes))
     if recorder:
         if notice:
@@ -129,16 +135,17 @@ def run_cases(
         done.protocol = protocol = replace(
             protocol, slice_s=max(protocol.slice_s, least_s), window_s=max(protocol.window_s, 2 * least_s)
         )
-    for number in range(protocol.most_rounds):
-        running = [one for one in done.gathered if one.error is None]
-        if not running:
-            break
-        if number >= protocol.rounds and certain(done, protocol.wanted):
-            break
-        if notice:
-            notice(f"round {number + 1} of {protocol.rounds} to {protocol.most_rounds}")
-        for group in [running] if done.together else [[one] for one in running]:
-            _round(number, group, protocol, device, recorder)
+    try:
+        for number in range(protocol.most_rounds):
+            running = [one for one in done.gathered if one.error is None]
+            if not running or (number >= protocol.rounds and certain(done, protocol.wanted)):
+                break
+            if notice:
+                notice(f"round {number + 1} of {protocol.rounds} to {protocol.most_rounds}")
+            for group in [running] if done.together else [[one] for one in running]:
+                _round(number, group, protocol, device, recorder)
+    except KeyboardInterrupt as interrupt:  # what was measured so far is worth showing
+        done.interrupted = interrupt
     return done
 
 
@@ -175,6 +182,21 @@ class Settled(NamedTuple):
     dropped: int
 
 
+def at_pace(chunks: Sequence[Sequence[float]], limit_ms: float) -> tuple[float, float] | None:
+    """As Process.at_pace, of any chunks."""
+    good = [chunk for chunk in chunks if chunk[1] <= limit_ms]
+    if not good or 5 * len(good) < len(chunks):
+        return None
+    return median(chunk[0] for chunk in good), median(chunk[1] for chunk in good)
+
+
+def batch_ms(processes: Sequence[Process], batch: int, full_pace_ms: float) -> float:
+    """Milliseconds of a batch, by the same rule as the latency beside which it stands."""
+    chunks = [process.batches[batch] for process in processes if batch in process.batches]
+    good = [found[0] for one in chunks if (found := at_pace(one, _AT_PACE * full_pace_ms))]
+    return median(good or [median(chunk[0] for chunk in one) for one in chunks])
+
+
 def settled(one: Gathered, full_pace_ms: float) -> Settled:
     """A shared machine works at two paces, alone and beside somebody: the processes that never saw the full one are
     left out, when three that did are left."""
@@ -204,7 +226,8 @@ def _round(
         slices = max(1, round(protocol.window_s / protocol.slice_s))
         for turn in range(slices):
             for one in in_turn(order, turn):
-                if one.error is None:
+                # twenty slices of a slow model would be many times the window
+                if one.error is None and not one.processes[-1].done(protocol.window_s):
                     with _failure(one):
                         _slice(one.processes[-1], children[one.case.label], protocol.slice_s, recorder)
         for one in order:
@@ -258,6 +281,7 @@ def _slice(process: Process, child: Child, seconds: float, recorder: Recorder | 
     process.chunks += meta["chunks"]
     process.latencies.append(arrays["ms"])
     process.inferences += meta["n"]
+    process.spent_s += meta["seconds"]
     if recorder and before is not None:
         process.energies.append(recorder.energy(before, recorder.mark()))
 
@@ -265,13 +289,14 @@ def _slice(process: Process, child: Child, seconds: float, recorder: Recorder | 
 def _extras(number: int, one: Gathered, child: Child, protocol: Protocol, recorder: Recorder | None) -> None:
     """What is not paired: throughput by batch, and the whole task."""
     process = one.processes[-1]
-    if number < BATCH_ROUNDS and one.about["batched"]:
+    if number < BATCH_ROUNDS and one.about["batched"] and process.first_ms < _SLOW_MS:
         for batch in protocol.batches:
             if batch > 1:
                 child.call("window", {"seconds": 0.0, "batch": batch})  # the first one prepares
                 meta, _ = child.call("window", {"seconds": min(protocol.window_s / 3, 1.0), "batch": batch})
-                process.batches[batch] = median(chunk[0] for chunk in meta["chunks"])
-    if number < _TASK_ROUNDS and protocol.item and one.case.bundle:
+                process.batches[batch] = meta["chunks"]
+    tasks = [process.task["latency_ms"] for process in one.processes if process.task]
+    if number < _TASK_ROUNDS and protocol.item and one.case.bundle and sum(tasks) < _LONG_TASK_MS:
         before = recorder.mark() if recorder else None
         paths = [str(path.absolute()) for path in protocol.item.paths]
         process.task = child.call("task", {"name": protocol.item.name, "paths": paths})[0]

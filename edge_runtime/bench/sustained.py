@@ -27,6 +27,7 @@ _LATER_POINTS = 3  # as many in a row must be slower before it counts as slowed 
 
 
 def run_sustained(
+    points: list[Point],
     case: Case,
     seconds: float,
     protocol: Protocol,
@@ -35,21 +36,25 @@ def run_sustained(
     recorder: Recorder | None = None,
     state: Callable[[], State] = read_state,
     notice: Notice | None = None,
-) -> dict[str, Any]:
-    """`sustained` of a row. Raises EdgeError where the model fails."""
+) -> None:
+    """Points are put into the list as they come, so that an interrupt leaves those that there are; `judge` makes
+    `sustained` of a row of them. Raises EdgeError where the model fails."""
     child, _ = start_process(case, protocol, device)
     try:
-        points = _points(child, seconds, recorder, state, notice)
+        _measure(points, child, seconds, recorder, state, notice)
     finally:
         child.close()
-    return judge(points)
 
 
-def _points(
-    child: Child, seconds: float, recorder: Recorder | None, state: Callable[[], State], notice: Notice | None
-) -> list[Point]:
+def _measure(
+    points: list[Point],
+    child: Child,
+    seconds: float,
+    recorder: Recorder | None,
+    state: Callable[[], State],
+    notice: Notice | None,
+) -> None:
     window_s = max(1.0, seconds / _POINTS, 5 * recorder.sensor.period_s if recorder else 0)
-    points: list[Point] = []
     start = said = time.monotonic()
     while not points or time.monotonic() - start < seconds:
         mark = recorder.mark() if recorder else None
@@ -74,7 +79,6 @@ def _points(
             last = points[-1]
             hot = f", {last['temperature_c']:.0f} C" if last["temperature_c"] is not None else ""
             notice(f"{last['s']:.0f} of {seconds:.0f} s: {last['p50_ms']} ms{hot}")
-    return points
 
 
 def judge(points: Sequence[Point]) -> dict[str, Any]:
