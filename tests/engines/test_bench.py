@@ -127,6 +127,55 @@ def test_what_cannot_be_measured_is_refused_at_once(models: Path, means: Path, t
         run_bench([str(means)], device, protocol=FAST, item=str(tmp_path))
 
 
+def test_sizes_for_an_input_that_is_not_there_are_refused(models: Path):
+    wrong = replace(FAST, shapes={"token": [1, 8]})
+    (row,) = run_bench([str(models / "fp32.onnx")], small_device(), protocol=wrong)
+    assert "found sizes for token, wanted them for inputs of the model: image" in row["error"]
+
+
+def test_an_interrupt_keeps_what_was_measured(models: Path):
+    model = str(models / "nothing.null")
+    rounds: list[str] = []
+
+    def notice(text: str) -> None:
+        rounds.append(text)
+        if text.startswith("round 2"):
+            raise KeyboardInterrupt
+
+    stopped: list[KeyboardInterrupt] = []
+    (row,) = run_bench([model], small_device(), protocol=FAST, notice=notice, interrupted=stopped)
+    assert len(stopped) == 1
+    assert row["invalid"] == ["interrupted before it was done"]
+    assert len(row["latency_ms"]["processes"]) == 1
+    with pytest.raises(KeyboardInterrupt):
+        run_bench([model], small_device(), protocol=FAST, notice=notice)
+
+
+def test_a_model_that_ranges_over_its_batch_is_fed_one_by_one():
+    """Dynamic quantization takes its scale from all that comes together."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from edge_runtime.engine import EngineOptions, find_engine
+    from edge_runtime.server import _batch
+
+    weight = np.random.default_rng(0).integers(-100, 100, (8, 3)).astype(np.int8)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["m"]),
+        helper.make_node("Cast", ["m"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 8), ("y", 3)))
+    graph = helper.make_graph(nodes, "dynamic", [x], [y], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    engine = find_engine("onnxruntime")
+    assert _batch(engine.load(model.SerializeToString(), EngineOptions()), 8, 1000) == 1
+    same = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])
+    plain = helper.make_graph([helper.make_node("Sigmoid", ["x"], ["y"])], "plain", [x], [same])
+    model = helper.make_model(plain, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert _batch(engine.load(model.SerializeToString(), EngineOptions()), 8, 1000) == 8
+
+
 def test_labels_are_told_apart(models: Path, tmp_path: Path):
     other = tmp_path / "fp32.onnx"
     other.write_bytes((models / "fp32.onnx").read_bytes())
@@ -209,6 +258,22 @@ def test_bytes_have_no_noise_and_another_model_is_said(steady: dict):
         compare([steady], [changed(steady, 1.0, variant="other")])
 
 
+def test_rows_are_compared_only_with_their_like(steady: dict):
+    other = changed(steady, 2.0)
+    other["subject"]["bundle"] = "another 1.0"
+    newer = changed(steady, 1.0)
+    newer["subject"]["bundle"] = "means 2.0"
+    found = {one.measure: one.verdict for one in compare([steady, other], [newer])}
+    assert found["latency_ms"] == "same", "a new version of the same bundle, and not the other bundle"
+    longer = copy.deepcopy(newer)
+    longer["protocol"]["shapes"] = {"tokens": [1, 512]}
+    with pytest.raises(UsageError, match="wanted one of"):
+        compare([steady], [longer])
+    little = changed(steady, 1.0)
+    little["protocol"]["cpus"] = [0]
+    assert "other cores" in compare([steady], [little])[0].why
+
+
 def point(s: float, ms: float, mhz: int = 1500, heat: float = 50.0, **more: object) -> dict:
     plain = {"s": s, "p50_ms": ms, "p99_ms": ms, "mhz": mhz, "temperature_c": heat, "throttled": [], "charging": False}
     return plain | {"active_w": None} | more
@@ -274,6 +339,7 @@ def test_the_command_keeps_shows_and_compares(models: Path, tmp_path: Path):
         (["--shape", "x=ax2"], "wanted an input's name and its sizes"),
         (["--csv", "--json"], "different forms"),
         (["--cpus", "900"], "wanted some of"),
+        (["--cpus", "99999999999999999999"], "wanted some of"),
         (["-o", "/nowhere/at/all.jsonl"], "wanted a file to write"),
         (["--compare", "/nowhere/old.jsonl"], "/nowhere/old.jsonl"),
         (["--sustained", "20"], "wanted a number with one of the units"),

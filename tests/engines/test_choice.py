@@ -214,3 +214,53 @@ def test_a_session_takes_the_measured_choice(means: Path, monkeypatch: pytest.Mo
         assert session.candidate.variant == "fp32"
     with edge.open_session(means, small_device(), measure=True, threads=1, variant="fp32-lite") as session:
         assert session.candidate.variant == "fp32-lite", "asked for: there is nothing to choose"
+
+
+def test_the_child_gets_the_threads_that_were_chosen(means: Path, monkeypatch: pytest.MonkeyPatch):
+    from edge_runtime import session as module
+
+    given: list[int] = []
+    real = module.Child
+
+    def child(target: str, spec: dict, limits: object) -> object:
+        given.append(spec["threads"])
+        return real(target, spec, limits)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "Child", child)
+    monkeypatch.setattr(choice, "allowed_cores", lambda: 2)
+    lap_times(monkeypatch, {("fp32", 1): [1.0, 1.01, 0.99], ("fp32", 2): [0.6, 0.61, 0.6]})
+    edge.open_session(means, small_device(), measure=True).close()
+    edge.open_session(means, small_device(), measure=True, threads=1).close()
+    assert given == [2, 1], "asked for beats measured"
+
+
+def test_answers_to_other_questions_are_kept(memory: Path):
+    lap = Lap("fp32", "onnxruntime", 1, 1.0)
+
+    def learned(threads: int | None, governor: str) -> Learned:
+        about = {"threads": threads, "candidates": ["fp32 on onnxruntime"], "cores": [0, 1], "governor": governor}
+        return Learned("d", "m", about, (lap,), lap, lap, 1.0, "2026-11-30T00:00:00+00:00", {})
+
+    for one in (learned(None, "ondemand"), learned(2, "ondemand"), learned(None, "powersave")):
+        assert remember(one)
+    kept = [Learned.from_json(one) for one in json.loads(learned_file().read_bytes())["learned"]]
+    assert [(one.circumstances["threads"], one.circumstances["governor"]) for one in kept] == [
+        (2, "ondemand"),
+        (None, "powersave"),
+    ]
+
+
+def test_a_breach_while_racing_leaves_each_its_own_process(means: Path, planned: Plan, monkeypatch: pytest.MonkeyPatch):
+    from edge_runtime.errors import BudgetError
+
+    real = choice._Runners.race
+
+    def run(self: choice._Runners, heat: int, entries: list[choice._Entry], *rest: object) -> None:
+        if len(self.loaded) > 1:
+            raise BudgetError("memory: together they outgrew it")
+        real(self, heat, entries, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(choice._Runners, "race", run)
+    found = race(load_bundle(means), small_device(), planned, threads=1, seconds=60)
+    assert found
+    assert len(found.laps) == 3
