@@ -23,10 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.cores import allowed_cores
 from edge_runtime.errors import BudgetError, EdgeError
 from edge_runtime.guard import Child, Limits
-from edge_runtime.machine import allowed_cores, machine
-from edge_runtime.planner import Candidate, Plan, usual_threads
+from edge_runtime.machine import machine
+from edge_runtime.planner import Candidate, Plan, is_roomy, usual_threads
 from edge_runtime.sensors import read_state
 from edge_runtime.stats import Interval, interval, median, round_figures
 from edge_runtime.version import __version__
@@ -188,6 +189,7 @@ class _Entry:
     number: int
     candidate: Candidate
     threads: int
+    roomy: bool = False
     first_ms: float = 0.0  # an input of the first inferences: of a slow model it is all that there is time for
     heats: dict[int, list[float]] = field(default_factory=dict)  # slices, ms an input
     failed: str = ""
@@ -202,7 +204,7 @@ class _Entry:
 
     def spec(self) -> dict[str, Any]:
         one = self.candidate
-        return {"variant": one.variant, "engine": one.engine, "threads": self.threads}
+        return {"variant": one.variant, "engine": one.engine, "threads": self.threads, "roomy": self.roomy}
 
     def lap(self) -> Lap:
         ms = round_figures(median(self.slices))
@@ -227,7 +229,7 @@ def race(
         usual = threads or usual_threads(bundle.variant(one.variant).file.size, device)
         options = [threads] if threads else thread_options(device, usual, cores)
         for count in sorted(options, key=lambda count, usual=usual: (count != usual, count)):  # type: ignore[misc]
-            entries.append(_Entry(len(entries), one, count))
+            entries.append(_Entry(len(entries), one, count, is_roomy(one.cost.ram_bytes, device)))
     if len(entries) < 2:
         return None
     good = _heats(entries, bundle, device, seconds)

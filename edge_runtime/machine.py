@@ -3,7 +3,6 @@ memory card went into another board. No serial number, no host name: what it is 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,3 @@ def machine(root: Path = Path("/")) -> MachineId:
         found.ram_bytes,
         found.allowed_cores,
     )
-
-
-def allowed_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

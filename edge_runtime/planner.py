@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.budget import Cost, objections
+from edge_runtime.cores import allowed_cores
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BudgetError, EngineError, UsageError
 from edge_runtime.facts import DOT_PRODUCT
-from edge_runtime.machine import allowed_cores
 from edge_runtime.units import format_bytes, format_ms
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from edge_runtime.profile import DeviceProfile
 
 SMALL_MODEL_BYTES = 1 << 20
-# A decoded photograph with what its decoder holds: fields are reduced to 3,200 pixels a side at most.
-DECODED_BYTES = 32 << 20
+# A decoded photograph with what its decoder holds (fields are reduced to 3,200 pixels a side at most), and a batch.
+ROOM_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def usual_threads(model_bytes: int, device: DeviceProfile) -> int:
     return 1 if model_bytes < SMALL_MODEL_BYTES else min(device.threads, allowed_cores())
 
 
-def decodes_ahead(ram_bytes: int, device: DeviceProfile) -> bool:
-    """Whether the next image is decoded while one is read: on two cores and more, where beside the `ram_bytes` of the
-    model's process the memory has room for one more photograph."""
-    return allowed_cores() > 1 and device.budget.ram_bytes - ram_bytes >= DECODED_BYTES
+def is_roomy(ram_bytes: int, device: DeviceProfile) -> bool:
+    """Whether beside the `ram_bytes` of the model's process, as measured without, the device's memory has room for what
+    makes it faster: inputs in batches, and one more photograph decoded ahead."""
+    return device.budget.ram_bytes - ram_bytes >= ROOM_BYTES
 
 
 def predict_cost(bundle: Bundle, variant: Variant, engine: str, arch: str) -> Cost:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.bundle import load_bundle
+from edge_runtime.cores import allowed_cores
 from edge_runtime.engine import EngineOptions, find_engine
 from edge_runtime.errors import EngineError, InputError
 from edge_runtime.items import Item, ItemDigest
@@ -101,7 +102,7 @@ def serve_bundle(spec: dict[str, Any]) -> BundleServer:
     """Made in the child: reads and verifies the bundle, loads the variant, checks that task and model agree."""
     task, program, version, batch = load_variant(spec)
     _reserve()
-    if spec.get("decode_ahead"):
+    if spec.get("roomy"):
         # The thread that decodes must get the interpreter's lock back soon, or it is never ahead.
         sys.setswitchinterval(_SWITCH_S)
     return BundleServer(task, program, {"engine_version": version}, batch)
@@ -117,14 +118,15 @@ class Loaded(NamedTuple):
 
 
 def load_variant(spec: dict[str, Any]) -> Loaded:
-    """`spec` has bundle (its path), digest, variant, engine, threads and perhaps decode_ahead. Raises EdgeError where
-    they do not agree."""
+    """`spec` has bundle (its path), digest, variant, engine, threads; with `roomy` there is memory for batches and
+    for decoding ahead (planner.is_roomy). Raises EdgeError where they do not agree."""
+    roomy = bool(spec.get("roomy"))
     bundle = load_bundle(spec["bundle"])
     if bundle.digest != spec["digest"]:
         raise InputError(f"{bundle.path}: the bundle was changed after it was read", hint="run the command again")
     variant = bundle.variant(spec["variant"])
     engine = find_engine(spec["engine"])
-    task = find_task(bundle, spec.get("decode_ahead", False))
+    task = find_task(bundle, decode_ahead=roomy and allowed_cores() > 1)
     program = engine.load(bundle.read(variant.file), EngineOptions(spec["threads"]))
     found, wanted = [(one.inputs, one.outputs) for one in (program, variant)]
     if [_shapes(one) for one in found] != [_shapes(one) for one in wanted]:
@@ -132,7 +134,8 @@ def load_variant(spec: dict[str, Any]) -> Loaded:
             f"{bundle.path}: {variant.name}: found tensors {found}, wanted those that the bundle states {wanted}"
         )
     task.check(program.inputs, program.outputs)
-    return Loaded(task, program, engine.version(), _batch(program, engine.BATCH, variant.file.size))
+    batch = _batch(program, engine.BATCH, variant.file.size) if roomy else 1
+    return Loaded(task, program, engine.version(), batch)
 
 
 def _batch(program: Program, most: int, model_bytes: int) -> int:

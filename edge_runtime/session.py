@@ -17,7 +17,7 @@ from edge_runtime.engine import check_threads
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
 from edge_runtime.guard import Child, Limits
 from edge_runtime.items import Item, printable
-from edge_runtime.planner import Candidate, Plan, decodes_ahead, plan, usual_threads
+from edge_runtime.planner import Candidate, Plan, is_roomy, plan, usual_threads
 from edge_runtime.profile import load_profile
 from edge_runtime.results import Origin, Outcome, Prediction
 
@@ -65,7 +65,7 @@ class Session:
             "engine": self.candidate.engine,
             "threads": self.threads or self.candidate.threads or self._usual_threads(),
             "predicted_bytes": self.candidate.cost.ram_bytes,
-            "decode_ahead": decodes_ahead(self.candidate.cost.ram_bytes, self.device),
+            "roomy": is_roomy(self.candidate.cost.ram_bytes, self.device),
         }
         child = Child(_SERVE, spec, Limits(self.device.budget.ram_bytes))
         try:

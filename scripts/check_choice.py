@@ -42,7 +42,7 @@ def exhaustive(bundle: Bundle, laps: tuple[Lap, ...], rounds: int) -> dict[Lap, 
         try:
             child.ready()
             for number, lap in enumerate(laps):
-                candidate = {"variant": lap.variant, "engine": lap.engine, "threads": lap.threads}
+                candidate = {"variant": lap.variant, "engine": lap.engine, "threads": lap.threads, "roomy": True}
                 child.call("load", {"number": number, "candidate": candidate})
             order = {"numbers": list(range(len(laps))), "slices": SLICES, "slice_s": SLICE_S, "seconds": 600.0}
             slices = child.call("race", order)[0]["slices"]

@@ -12,7 +12,7 @@ from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.digest import sha256
 from edge_runtime.engine import ENGINES, check_threads, find_engine, format_of, probe
 from edge_runtime.errors import EngineError, UsageError
-from edge_runtime.planner import decodes_ahead, predict_cost, usual_threads
+from edge_runtime.planner import is_roomy, predict_cost, usual_threads
 from edge_runtime.profile import DeviceProfile
 
 
@@ -30,7 +30,7 @@ class Case:
     model_sha256: str
     model_bytes: int
     ram_bytes: int  # predicted
-    decode_ahead: bool = False
+    roomy: bool = False
     # what serves it in the child, and what else that is told
     target: str = "edge_runtime.timing:serve_timing"
     extra: tuple[tuple[str, Any], ...] = ()
@@ -43,7 +43,7 @@ class Case:
             return (
                 plain
                 | {"bundle": str(self.path.resolve()), "digest": self.bundle.digest, "variant": self.variant}
-                | {"decode_ahead": self.decode_ahead}
+                | {"roomy": self.roomy}
             )
         return plain | {"model": str(self.path.resolve())}
 
@@ -122,8 +122,8 @@ def _of_bundle(bundle: Bundle, name: str, engine: str, threads: int, device: Dev
     threads = threads or usual_threads(one.file.size, device)
     ram = predict_cost(bundle, one, engine, device.arch).ram_bytes
     label = _label(name, engine, threads)
-    ahead = decodes_ahead(ram, device)
-    return Case(label, bundle.path, bundle, name, one.format, engine, threads, one.sha256, one.file.size, ram, ahead)
+    roomy = is_roomy(ram, device)
+    return Case(label, bundle.path, bundle, name, one.format, engine, threads, one.sha256, one.file.size, ram, roomy)
 
 
 def _label(name: str, engine: str, threads: int) -> str:

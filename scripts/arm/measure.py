@@ -30,6 +30,7 @@ def measure(path: str, name: str, engine_name: str, inferences: int) -> None:
 
     bundle = load_bundle(path)
     spec = {"bundle": path, "digest": bundle.digest, "variant": name, "engine": engine_name, "threads": 1}
+    spec["roomy"] = True
     _task, program, version, batch = load_variant(spec)
     draw = np.random.default_rng(0)
     feeds = {}
