@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from edge_runtime.errors import EngineError, UsageError
+from edge_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,15 +126,10 @@ def format_of(model: Path) -> str:
 
 
 def engine_for(model: Path, engine: str | None) -> str:
-    """The engine for a single model file: the one named, else the first that reads its format and works here."""
+    """The engine for a single model file: the one named, else the one that reads its format. Whether it works here is
+    found when it loads the model in its child: asking before would pay for its import twice. Raises UsageError."""
     format_ = format_of(model)
-    names = [engine] if engine else [name for name in ENGINES if format_ in find_engine(name).FORMATS]
-    reasons = []
-    for name in names:
-        if format_ not in find_engine(name).FORMATS:
-            raise UsageError(f"{model}: engine {name} reads {', '.join(find_engine(name).FORMATS)}, found {format_}")
-        reason = probe(name).reason
-        if reason is None:
-            return name
-        reasons.append(f"{name}: {reason}")
-    raise EngineError(f"{model}: no engine works here: {'; '.join(reasons)}", hint="edge-runtime doctor")
+    found = engine or next(name for name in ENGINES if format_ in find_engine(name).FORMATS)
+    if format_ not in find_engine(found).FORMATS:
+        raise UsageError(f"{model}: engine {found} reads {', '.join(find_engine(found).FORMATS)}, found {format_}")
+    return found

@@ -132,6 +132,17 @@ def test_wrong_engine_wrong_ending_missing_file(models: Path, tmp_path: Path):
         edge.open_program(tmp_path / "none.onnx")
 
 
+def test_a_program_says_that_its_engine_is_missing_or_dies(
+    models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Found in the child that was to run it: no import is paid for beforehand."""
+    for code, said in (("raise ImportError('no wheel')", "no wheel"), ("import os; os.kill(os.getpid(), 4)", "SIGILL")):
+        (tmp_path / "onnxruntime.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        with pytest.raises(EngineError, match=said):
+            edge.open_program(models / "fp32.onnx")
+
+
 def test_a_missing_package_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
     for name in ("ai_edge_litert", "ai_edge_litert.interpreter", "tflite_runtime", "tflite_runtime.interpreter"):
         monkeypatch.setitem(sys.modules, name, None)
