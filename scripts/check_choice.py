@@ -77,6 +77,7 @@ def check(bundle: Bundle, device: DeviceProfile, rounds: int) -> dict[str, Any]:
         "default": default.label,
         "over": ratio(times[chosen], times[best])[0],
         "over_interval": ratio(times[chosen], times[best])[1:],
+        "default_over": ratio(times[default], times[best])[0],
         "by_default": ratio(times[chosen], times[default])[0],
     }
 

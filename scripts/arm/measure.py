@@ -94,7 +94,9 @@ def main() -> None:
             words = [word.replace("{bundle}", path) for word in shlex.split(options.choice)]
             words[0] = sys.executable if words[0] == "python3" else words[0]
             choice = json.loads(run(words).splitlines()[-1])["choice"]
-            print(json.dumps({"bundle": bundle.name, "choice": choice}), flush=True)
+            rule = [sys.executable, "-m", "edge_runtime", "fit", path, "--here", "--json"]
+            default = json.loads(run(rule).splitlines()[-1])["choice"]
+            print(json.dumps({"bundle": bundle.name, "choice": choice, "default": default}), flush=True)
 
 
 main()
