@@ -28,7 +28,8 @@ def model(request: pytest.FixtureRequest, models: Path) -> Path:
 def test_probed_in_a_child_each_engine_says_its_version_or_why_not():
     assert {name: probe(name).reason for name in ENGINES} == dict.fromkeys(ENGINES)
     assert probe("onnxruntime").version
-    code = "import sys; from edge_runtime.engine import probe; probe('onnxruntime'); sys.exit('onnxruntime' in sys.modules)"
+    code = "import sys; from edge_runtime.engine import probe; probe('onnxruntime'); "
+    code += "sys.exit('onnxruntime' in sys.modules)"
     assert not subprocess.run([sys.executable, "-c", code]).returncode, "probing must not import the engine here"
 
 
