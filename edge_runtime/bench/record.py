@@ -249,6 +249,8 @@ def commit() -> str | None:
     """The commit of the checkout that this package runs from, read from its files; None for an installed package."""
     git = Path(__file__).resolve().parents[2] / ".git"
     with contextlib.suppress(OSError):
+        if git.is_file():  # a work tree beside the repository: its branch may be packed away there
+            git = Path(git.read_text().strip().removeprefix("gitdir: "))
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
