@@ -155,7 +155,7 @@ def trust() -> str:
         (f"made {slower} slower: found, in one run (goal: 90 of 100)", f"{own['paired_slower_found']} of {runs}"),
         (
             "a run compared with the one before (`--compare`): no change seen (goal: 90 of 100)",
-            f"{own['repeated_itself']} of {repeats}",
+            f'{own["repeated_itself"]} of {repeats}, {own["repeated_cannot_be_told"]} of them "cannot be told"',
         ),
         (f"made {slower} slower: found by `--compare`, without pairs", f"{own['repeated_slower_found']} of {repeats}"),
     ]
