@@ -1,0 +1,60 @@
+"""How far a compressed model's answers are from the original's, in standard deviations of the original's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Drift:
+    """`mean`, `rms`, `largest`: of |change| over all numbers of all items, divided by the standard deviation of the
+    original's output (all numbers of that output together). `agreement`: share of items with the same decision (the
+    largest number of the last axis; for a single number, its sign), of the first output. The worst output counts."""
+
+    mean: float
+    rms: float
+    largest: float
+    agreement: float
+    items: int
+
+    def __str__(self) -> str:
+        return (
+            f"output change {self.mean:.4f} sd on average, {self.largest:.3f} sd at most, "
+            f"{self.agreement:.2%} of {self.items} decisions kept"
+        )
+
+
+def compare(original: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]]) -> Drift:
+    """Outputs by place: a converter may rename them. Raises InputError where their shapes differ."""
+    import numpy as np
+
+    if len(original) != len(found):
+        raise InputError(f"found {len(found)} outputs, the original has {len(original)}")
+    worst = np.zeros(3)
+    for (name, old), new in zip(original.items(), found.values(), strict=True):
+        if old.shape != new.shape:
+            raise InputError(f"output {name!r}: found shape {new.shape}, the original has {old.shape}")
+        change = np.abs(new.astype(np.float64) - old)
+        scale = max(float(old.std(dtype=np.float64)), 1e-12)
+        worst = np.maximum(worst, np.array([change.mean(), np.sqrt((change**2).mean()), change.max()]) / scale)
+    first, other = next(iter(original.values())), next(iter(found.values()))
+    same = decisions(first) == decisions(other)
+    mean, rms, largest = (float(one) for one in worst)
+    return Drift(mean, rms, largest, float(same.mean()), len(first))
+
+
+def decisions(output: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(N, ...) to (N, -1): the largest of the last axis, or the sign of a single number."""
+    import numpy as np
+
+    flat = output.reshape(len(output), -1, output.shape[-1]) if output.ndim > 1 else output.reshape(-1, 1, 1)
+    chosen = (flat[..., 0] > 0).astype(np.int64) if flat.shape[-1] == 1 else flat.argmax(axis=-1)
+    return chosen.reshape(len(output), -1)

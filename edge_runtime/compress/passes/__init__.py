@@ -1,0 +1,7 @@
+"""The passes by name. A pass raises ValueError from its own __post_init__ for a setting that makes no sense.
+
+Names decode themselves: what is done, then to how many bits. A new pass is a file here and its line.
+"""
+
+# name -> "module:class"
+PASSES: dict[str, str] = {}

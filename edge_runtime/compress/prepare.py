@@ -1,0 +1,104 @@
+"""Bring any ONNX file into the one shape that passes work on: current opset, constants and normalisation folded.
+
+Done by onnxruntime's own basic optimizer (constants, Conv+BatchNormalization, MatMul+Add, dead ends), which writes
+operators of the ONNX standard only; what it leaves is what every engine gets to see.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from edge_runtime.compress.artifact import Artifact
+from edge_runtime.errors import InputError
+
+OPSET = 17  # LayerNormalization is one operator from here on
+NEWEST = 21  # blocks of 4-bit weights; onnxruntime 1.17 and later read it
+
+
+def prepare(artifact: Artifact) -> Artifact:
+    """The same model, canonical. A TFLite file is left as it is.
+
+    Raises InputError: an opset too old to be converted, control flow, operators of other domains, an input whose sizes
+    after the first are free.
+    """
+    if artifact.form != "onnx":
+        return artifact
+    import onnx
+
+    proto = onnx.load_from_string(artifact.content)
+    _refuse(proto)
+    opset = next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
+    if not OPSET <= opset <= NEWEST:
+        try:
+            proto = onnx.version_converter.convert_version(proto, OPSET if opset < OPSET else NEWEST)
+        except Exception as error:  # the converter's own family, by operator
+            raise InputError(
+                f"opset {opset} cannot be brought to {OPSET}: {str(error).splitlines()[0][:200]}",
+                hint="export the model again with opset 17",
+            ) from error
+    proto.ir_version = min(proto.ir_version, 10)
+    return Artifact("onnx", _tidy(_optimized(proto.SerializeToString(deterministic=True))))
+
+
+def _optimized(content: bytes) -> bytes:
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory(prefix="edge-runtime-") as folder:
+        path = Path(folder, "model.onnx")
+        settings.optimized_model_filepath = str(path)
+        try:
+            ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own family, UnicodeDecodeError of damaged names
+            raise InputError(f"onnxruntime refuses the model: {(str(error).splitlines() or ['?'])[0][:300]}") from error
+        return path.read_bytes()
+
+
+def _refuse(proto: object) -> None:
+    import onnx
+
+    assert isinstance(proto, onnx.ModelProto)
+    nested = [node for node in proto.graph.node if any(one.type in (5, 10) for one in node.attribute)]
+    if nested:
+        names = ", ".join(f"{node.op_type} {node.name!r}" for node in nested[:5])
+        raise InputError(f"found control flow ({names}), wanted a graph without If, Loop and Scan")
+    foreign = sorted(
+        {f"{node.domain}.{node.op_type}" for node in proto.graph.node if node.domain not in ("", "ai.onnx")}
+    )
+    if foreign:
+        raise InputError(f"found operators {', '.join(foreign[:8])}, wanted those of the ONNX standard only")
+    known = {one.name for one in proto.graph.initializer}
+    for one in proto.graph.input:
+        sizes = [size.dim_value if size.HasField("dim_value") else None for size in one.type.tensor_type.shape.dim]
+        if one.name not in known and None in sizes[1:]:
+            raise InputError(
+                f"input {one.name!r}: found sizes {['free' if size is None else size for size in sizes]}, wanted fixed "
+                "ones after the first (the batch)",
+                hint="export the model again with a fixed size",
+            )
+
+
+def _tidy(content: bytes) -> bytes:
+    """Names for nodes that have none, shapes of all tensors, no opset that nothing uses, deterministic bytes."""
+    import onnx
+
+    proto = onnx.load_from_string(content)
+    used = {node.domain or "" for node in proto.graph.node}
+    kept = [one for one in proto.opset_import if (one.domain if one.domain != "ai.onnx" else "") in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
+    taken = {node.name for node in proto.graph.node}
+    for number, node in enumerate(proto.graph.node):
+        if not node.name:
+            name = f"{node.op_type}_{number}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+    proto.doc_string, proto.graph.doc_string, proto.producer_name, proto.producer_version = "", "", "", ""
+    del proto.graph.value_info[:]
+    shaped = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    return bytes(shaped.SerializeToString(deterministic=True))

@@ -1,0 +1,179 @@
+"""Items for calibration and for judging: what the model is fed, read again each time, one at a time.
+
+    FILE.npz            an array for each input of the model (its first axis counts the items), perhaps `labels` besides
+    a folder            images, read as the task of a bundle or of a description (bundle.json) reads them; where the
+                        images stand in folders named as the task's labels, those are their labels
+
+Only a bounded part is ever in memory: a folder's images are read as they are needed, an .npz by memory map where it
+was stored without compression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.digest import sha256
+from edge_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_runtime.task import Task
+    from edge_runtime.tensors import Array, TensorSpec
+
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`labels` int64 (N,) or None. `arrays` (N, ...) by input name, or `paths` of images with `task` to read them."""
+
+    name: str
+    count: int
+    labels: NDArray[np.int64] | None
+    arrays: dict[str, Array] = field(default_factory=dict)
+    paths: tuple[Path, ...] = ()
+    task: Task | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+
+    def feeds(self) -> Iterator[dict[str, Array]]:
+        """One item each: arrays with a first axis of 1."""
+        yield from self.batches(1)
+
+    def batches(self, size: int) -> Iterator[dict[str, Array]]:
+        """Up to `size` items each, stacked on the first axis, in the order of the items."""
+        import numpy as np
+
+        if self.arrays:
+            for start in range(0, self.count, size):
+                yield {key: np.ascontiguousarray(one[start : start + size]) for key, one in self.arrays.items()}
+            return
+        for start in range(0, self.count, size):
+            found = [self._image(path) for path in self.paths[start : start + size]]
+            yield {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+
+    def _image(self, path: Path) -> dict[str, Array]:
+        from edge_runtime.items import Item
+
+        assert self.task is not None
+        (feed,) = self.task.feeds(Item(path.name, (path,)), self.inputs)
+        return dict(feed.tensors)
+
+    def some(self, count: int) -> Samples:
+        """`count` of them, spread evenly over the order in which they are listed; all, where there are no more."""
+        import numpy as np
+
+        if count >= self.count:
+            return self
+        kept = np.linspace(0, self.count - 1, count).round().astype(np.int64)
+        return Samples(
+            self.name,
+            count,
+            None if self.labels is None else self.labels[kept],
+            {key: one[kept] for key, one in self.arrays.items()},
+            tuple(self.paths[place] for place in kept) if self.paths else (),
+            self.task,
+            self.inputs,
+        )
+
+    def digest(self) -> str:
+        """Changes when what the model is fed changes."""
+        whole = sha256(str(self.count).encode())
+        if self.arrays:
+            for feed in self.batches(64):
+                for key in sorted(feed):
+                    whole.update(f"{key} {feed[key].dtype} {feed[key].shape}".encode())
+                    whole.update(feed[key].tobytes())
+        for path in self.paths:
+            whole.update(path.name.encode(errors="surrogateescape") + path.read_bytes())
+        return whole.hexdigest()
+
+
+def load_samples(path: Path, inputs: tuple[TensorSpec, ...], about: Any = None) -> Samples:
+    """`inputs`: what the model takes, in real numbers; `about`: a bundle, whose task reads a folder's images.
+
+    Raises InputError: nothing there, no items, an array that is missing, of the wrong shape, or not finite; a folder
+    without a task to read it.
+    """
+    if path.suffix == ".npz":
+        return _from_arrays(path, inputs)
+    if not path.is_dir():
+        raise InputError(f"{path}: found no folder of images and no .npz file there, wanted one of them")
+    if about is None:
+        raise InputError(
+            f"{path}: a folder of images needs a description of how they are read (size, mean, labels)",
+            hint="add --like BUNDLE.edge or --like bundle.json, or give an .npz file",
+        )
+    return _from_folder(path, inputs, about)
+
+
+def _from_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Samples:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {key: stored[key] for key in stored.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as .npz: {error}") from error
+    labels = found.pop(LABELS, None)
+    wanted = {one.name for one in inputs}
+    if set(found) != wanted:
+        raise InputError(
+            f"{path}: found arrays {', '.join(sorted(found)) or 'none'}, wanted one for each input: "
+            f"{', '.join(sorted(wanted))}, and perhaps {LABELS}"
+        )
+    counts = {key: len(one) if one.ndim else 0 for key, one in found.items()}
+    if labels is not None:
+        counts[LABELS] = len(labels)
+    if len(set(counts.values())) != 1 or not max(counts.values()):
+        raise InputError(f"{path}: found {counts} items, wanted the same number, at least one, in each array")
+    for spec in inputs:
+        _check(found[spec.name], spec, str(path))
+    found = {spec.name: found[spec.name].astype(spec.dtype, copy=False) for spec in inputs}
+    kept = None if labels is None else labels.astype(np.int64)
+    return Samples(str(path), max(counts.values()), kept, found)
+
+
+def _check(array: Array, spec: TensorSpec, where: str) -> None:
+    import numpy as np
+
+    wanted = spec.shape[1:]
+    fits = len(array.shape) == len(spec.shape) and all(
+        want in (None, size) for want, size in zip(wanted, array.shape[1:], strict=True)
+    )
+    if not fits or array.dtype.kind != np.dtype(spec.dtype).kind:
+        shape = ", ".join("free" if one is None else str(one) for one in wanted)
+        raise InputError(
+            f"{where}: input {spec.name!r}: found {array.dtype} of shape {list(array.shape[1:])} an item, wanted "
+            f"{spec.dtype} [{shape}]"
+        )
+    if array.dtype.kind == "f":
+        bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if bad.any():
+            raise InputError(
+                f"{where}: input {spec.name!r}: item {int(bad.argmax())} holds numbers that are not finite"
+            )
+
+
+def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...], about: Any) -> Samples:
+    import numpy as np
+
+    from edge_runtime.items import is_image
+    from edge_runtime.task import find_task
+
+    paths = tuple(sorted(one for one in folder.rglob("*") if one.is_file() and is_image(one.name)))
+    if not paths:
+        raise InputError(f"{folder}: found no image in it or below, wanted items to calibrate with")
+    task = find_task(about)
+    names = [path.relative_to(folder).parts[0] for path in paths]
+    known = {label.lower(): number for number, label in enumerate(about.labels)}
+    labels = None
+    if all(name.lower() in known for name in names):
+        labels = np.array([known[name.lower()] for name in names], np.int64)
+    made = Samples(str(folder), len(paths), labels, {}, paths, task, inputs)
+    next(made.feeds())  # the first image says whether the description suits the model
+    return made
