@@ -1,4 +1,4 @@
-"""What a model answers to samples, on the engine that reads it, and the tensors inside an ONNX graph; bounded memory."""
+"""What a model answers to samples, on the engine that reads it, and an ONNX graph's inner tensors; bounded memory."""
 
 from __future__ import annotations
 
