@@ -212,6 +212,12 @@ def _pack(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compress(arguments: argparse.Namespace) -> int:
+    from edge_runtime.compress_options import compress
+
+    return compress(arguments, _say)
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     from edge_runtime.cli_bench import bench
 
@@ -415,5 +421,6 @@ VERBS = {
     "loop": _loop,
     "journal": _journal,
     "pack": _pack,
+    "compress": _compress,
     "phantom": _phantom,
 }

@@ -56,7 +56,18 @@ def pack_folder(folder: Path, out: Path) -> Bundle:
     return load_bundle(out)
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def load_description(path: Path) -> Bundle:
+    """A bundle.json as a bundle without files, for what needs a task, its labels and preprocessing before there is a
+    model; `variants` may be missing. Raises BundleError."""
+    plain = _manifest(path, variants=False)
+    task, labels, preprocessing = plain["task"], plain["labels"], plain["preprocessing"]
+    if not isinstance(task, dict) or not isinstance(labels, list) or not isinstance(preprocessing, dict):
+        raise BundleError(f"{path}: found task {task!r}, labels {labels!r}, wanted an object and a list")
+    name, version = str(plain["name"]), str(plain["version"])
+    return Bundle(path, "", 0, name, version, task, tuple(map(str, labels)), preprocessing, (), ())
+
+
+def _manifest(path: Path, variants: bool = True) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text())
     except OSError as error:
@@ -64,6 +75,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BundleError(f"{path}: not JSON: {error}") from error
     found = set(plain) if isinstance(plain, dict) else set()
+    if not variants and found >= _WANTED - {"variants"}:
+        return dict(plain)
     if found != _WANTED or not isinstance(plain["variants"], list) or not plain["variants"]:
         raise BundleError(f"{path}: found fields {sorted(found)}, wanted {sorted(_WANTED)} with at least one variant")
     for number, one in enumerate(plain["variants"]):

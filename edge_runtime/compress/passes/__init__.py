@@ -4,4 +4,6 @@ Names decode themselves: what is done, then to how many bits. A new pass is a fi
 """
 
 # name -> "module:class"
-PASSES: dict[str, str] = {}
+PASSES = {
+    "code": "code:Code",
+}
