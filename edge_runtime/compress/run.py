@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.compress import verify
-from edge_runtime.compress.artifact import Artifact, load_artifact, need_packages
+from edge_runtime.compress.artifact import Artifact, need_packages
+from edge_runtime.compress.export import load_model
 from edge_runtime.compress.outputs import specs
 from edge_runtime.compress.prepare import prepare
 from edge_runtime.compress.recipe import Context, Progress, Recipe, Target, pass_name
@@ -70,7 +71,7 @@ def compress(job: Job, *, progress: Progress | None = None, notice: Notice | Non
     """
     need_packages()
     about = _check(job)
-    source = load_artifact(job.model) if isinstance(job.model, Path) else job.model
+    source = load_model(job.model) if isinstance(job.model, Path) else job.model
     original = prepare(source)
     for one in job.recipes:
         one.check(original.form, job.calibrate is not None)
