@@ -239,16 +239,18 @@ class Writer:
         return found.pop() if len(found) == 1 else None
 
     def convert(self, value: Value, quant: Quant, made: Value) -> None:
-        """Fill `made`, of the same shape, with `value` in the steps of `quant`: one QUANTIZE."""
+        """Fill `made`, of the same shape, with `value` in the steps of `quant`."""
         order = value.order()
-        number = self.form(value, order) if value.quant else self.real(value, order)
-        self.emit("QUANTIZE", [number], made, order, options("Quantize"), 2 if value.quant else 1)
+        self.emit("QUANTIZE", [self.real(value, order)], made, order, options("Quantize"))
 
     def requantized(self, value: Value, quant: Quant, order: Order) -> int:
-        """The tensor of `value` in `order` with the steps of `quant`."""
+        """The tensor of `value` in `order` with the steps of `quant`.
+
+        By way of float32: QUANTIZE from int8 to int8 is one step off for 6 to 18 % of the values in XNNPACK (2.3).
+        """
         if value.quant == quant:
             return self.form(value, order)
-        number = self.form(value, order) if value.quant else self.real(value, order)
+        number = self.real(value, order)
         return self.step("QUANTIZE", [number], value.sizes(order), options("Quantize"), quant)
 
 
