@@ -4,6 +4,7 @@ Names decode themselves: what is done, then to how many bits. A new pass is a fi
 """
 
 # name -> "module:class"
-PASSES = {
+PASSES: dict[str, str] = {
+    "static_w8a8": "static:Static",
     "code": "code:Code",
 }
