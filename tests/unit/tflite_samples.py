@@ -119,6 +119,7 @@ def feeds_of(model: ir.Model, batch: int = 1, seed: int = 1) -> dict[str, Any]:
         shape = [size if isinstance(size, int) else batch for size in one.shape]
         if one.dtype == ir.DataType.INT64:
             made[one.name] = rng.integers(0, 2, shape)
+            made[one.name][:, 0] = 1  # a mask that keeps something
         else:
             made[one.name] = rng.standard_normal(shape).astype(np.float32)
     return made
