@@ -172,11 +172,14 @@ def resize(w: Writer, node: Node) -> None:
             break
     else:
         raise Unsupported(f"found the coordinates {way}, which TFLite has no rule for at these sizes")
-    y = w.new(node.outputs[0], x.quant)
+    # what is blended in steps would be rounded twice where the answer has steps of its own
+    quant = x.quant if mode == "nearest" or w.wanted(node) == x.quant else None
+    y = w.new(node.outputs[0], quant)
+    tensor = w.form(x, x.last) if quant else w.real(x, x.last)
     name = "ResizeNearestNeighbor" if mode == "nearest" else "ResizeBilinear"
     kind = "RESIZE_NEAREST_NEIGHBOR" if mode == "nearest" else "RESIZE_BILINEAR"
     settings = options(name, alignCorners=corners, halfPixelCenters=half)
-    w.emit(kind, [w.form(x, x.last), w.ints(out[2:])], y, y.last, settings)
+    w.emit(kind, [tensor, w.ints(out[2:])], y, y.last, settings)
 
 
 def _text(node: Node, key: str, default: str) -> str:

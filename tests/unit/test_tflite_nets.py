@@ -5,28 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
-from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.passes.static import Static
-from edge_runtime.compress.prepare import prepare
-from edge_runtime.compress.recipe import Context, Target
-from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.tflite_write import to_tflite
 from tests.unit.tflite_nets import IMAGES, transformer
-from tests.unit.tflite_samples import Net, check, feeds_of, lite_answers, onnx_answers
-
-
-def prepared(net: Net) -> Artifact:
-    return prepare(Artifact("onnx", ir.to_proto(net.model()).SerializeToString()))
-
-
-def quantized(net: Net, **settings: object) -> ir.Model:
-    artifact = prepared(net)
-    feeds = feeds_of(artifact.model(), batch=32, seed=5)
-    context = Context(artifact, Samples("made", 32, None, feeds), Target("aarch64"))
-    return Static(rescue=False, **settings)(artifact, context).model()
+from tests.unit.tflite_samples import Net, check, feeds_of, lite_answers, onnx_answers, prepared, quantized
 
 
 @pytest.mark.parametrize("build", [*IMAGES, transformer], ids=lambda one: one.__name__)
