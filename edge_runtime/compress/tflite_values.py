@@ -98,6 +98,8 @@ class Writer:
         if const and name in self.graph.unsteady:
             self.fix_batch()
         shape, dtype = self.graph.shapes[name], self.graph.dtypes[name]
+        if self.free_batch and len(self.graph.doubles.get(name, shape)) != len(shape):
+            self.fix_batch()  # a Squeeze of whatever has size 1
         follows = self.graph.follows(name) if self.free_batch and not const else ()
         if const and const.packed and const.packed.bits == 8 and len(const.packed.scales) == 1:
             quant = Quant(float(const.packed.scales[0]), int(const.packed.zeros[0]))

@@ -155,6 +155,8 @@ MOVES = [
     image("mean, flatten", lambda n: (n.add("GlobalAveragePool", n.conv(4, 4, 1)), n.add("Flatten"))),
     image("reshape", lambda n: n.add("Reshape", n.conv(4, 4, 1), n.const([0, 4, -1]))),
     image("squeeze", lambda n: n.add("Squeeze", n.add("GlobalAveragePool", n.conv(4, 4, 1)), n.const([2, 3]))),
+    rows("squeeze all", lambda n: n.add("Squeeze", n.add("ReduceMax", "x", n.const([1])))),
+    rows("signal's mean as torch writes it", lambda n: torch_mean(n)),
     rows("unsqueeze", lambda n: n.add("Unsqueeze", "x", n.const([1]))),
     rows("shape", lambda n: n.add("Reshape", "x", n.add("Concat", batch_of(n), n.const([-1]), axis=0))),
     image("transpose", lambda n: n.add("Transpose", n.conv(4, 4, 1), perm=[0, 2, 3, 1])),
@@ -185,6 +187,12 @@ def resize(n: Net, mode: str, **attributes: str) -> None:
 def batch_norm(n: Net) -> None:
     variance = n.const(np.abs(n.rng.standard_normal(4)).astype(np.float32))
     n.add("BatchNormalization", n.conv(4, 4, 1), n.random(4), n.random(4), n.random(4), variance)
+
+
+def torch_mean(n: Net) -> None:
+    """AdaptiveAvgPool1d(1)."""
+    wide = n.add("Unsqueeze", n.add("Conv", "x", n.random(5, 6, 3), pads=[1, 1]), n.const([2]))
+    n.add("Squeeze", n.add("ReduceMean", wide, n.const([2, 3])), n.const([2]))
 
 
 def batch_of(n: Net) -> str:
