@@ -102,6 +102,8 @@ def bench() -> list[str]:
     text.append("| --- | ---: | ---: | ---: |")
     for line in (MODEL / "bench.jsonl").read_text().splitlines():
         one = json.loads(line)
+        if "kind" in one:
+            continue
         low, high = one["ratio_range"]
         peaks = [f"{one[key]:.0f}" for key in ("plain_peak_mib", "run_child_peak_mib", "run_parent_peak_mib")]
         ratio = f"{one['ratio_median']:.2f} ({low:.2f} to {high:.2f})"
