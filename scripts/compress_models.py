@@ -91,7 +91,8 @@ def main() -> None:
         print(
             f"{row['recipe']:<28} {row['engine']:<12} x{row['given_bytes'] / row['stored_bytes']:<6.2f} "
             f"{drift['mean']:.4f} sd, at most {drift['largest']:.3f}, {drift['agreement']:.2%} kept, "
-            f"accuracy {scores.get('accuracy', 0):.2%}, F1 {scores.get('f1', 0):.2%}, time x{speed.get('ratio') or 0:.2f}"
+            f"accuracy {scores.get('accuracy', 0):.2%}, F1 {scores.get('f1', 0):.2%}, "
+            f"time x{speed.get('ratio') or 0:.2f}"
         )
 
 
