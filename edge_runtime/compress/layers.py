@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,3 +117,11 @@ def weighted(model: ir.Model) -> list[Layer]:
             turned = node.op_type == "Gemm" and attribute(node, "transB", 0)
             made.append(Layer(node, "dense", weight, bias, 0 if turned else 1))
     return made
+
+
+def need_layers(model: ir.Model, names: Sequence[str]) -> None:
+    """Raises InputError naming the first that is no weighted layer of the model."""
+    known = [layer.name for layer in weighted(model)]
+    for name in names:
+        if name not in known:
+            raise InputError(f"found no layer {name!r} with weights, the model has {', '.join(known)}")
