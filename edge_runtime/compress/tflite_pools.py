@@ -26,8 +26,17 @@ def max_pool(w: Writer, node: Node) -> None:
     if window.dilations != (1, 1) or any(node.outputs[1:]):
         raise Unsupported("found dilations or an output of indices, wanted neither")
     y = w.new(node.outputs[0], x.quant)
-    tensor = window.pad(w, w.form(x, x.last), x, x.last, _LOWEST)
+    # zeros serve as well where nothing is below them, and XNNPACK knows PAD but not PADV2
+    tensor = window.pad(w, w.form(x, x.last), x, x.last, None if _positive(w, x) else _LOWEST)
     w.emit("MAX_POOL_2D", [tensor], y, y.last, _pool(window, node.act))
+
+
+def _positive(w: Writer, x: Value) -> bool:
+    """Whether it can have no number below 0: steps that begin at 0, or the output of a RELU."""
+    if x.quant:
+        return x.quant.zero == np.iinfo(x.quant.dtype).min
+    maker = next((node for node in w.graph.nodes if x.name in node.outputs), None)
+    return bool(maker and (maker.act in ("RELU", "RELU6") or maker.kind in ("Relu", "Sigmoid")))
 
 
 def _pool(window: Window, act: str) -> Any:
@@ -163,11 +172,14 @@ def resize(w: Writer, node: Node) -> None:
             break
     else:
         raise Unsupported(f"found the coordinates {way}, which TFLite has no rule for at these sizes")
-    y = w.new(node.outputs[0], x.quant)
+    # what is blended in steps would be rounded twice where the answer has steps of its own
+    quant = x.quant if mode == "nearest" or w.wanted(node) == x.quant else None
+    y = w.new(node.outputs[0], quant)
+    tensor = w.form(x, x.last) if quant else w.real(x, x.last)
     name = "ResizeNearestNeighbor" if mode == "nearest" else "ResizeBilinear"
     kind = "RESIZE_NEAREST_NEIGHBOR" if mode == "nearest" else "RESIZE_BILINEAR"
     settings = options(name, alignCorners=corners, halfPixelCenters=half)
-    w.emit(kind, [w.form(x, x.last), w.ints(out[2:])], y, y.last, settings)
+    w.emit(kind, [tensor, w.ints(out[2:])], y, y.last, settings)
 
 
 def _text(node: Node, key: str, default: str) -> str:

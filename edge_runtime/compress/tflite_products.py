@@ -292,13 +292,15 @@ def dense(w: Writer, node: Node, x: Value, const: Const, transposed: bool, bias:
 
 
 def _rows(x: Value) -> tuple[Array | None, Value, Order]:
-    """Where `x` is a flattened image that stands channels last: how its weights' rows go, the image and its order."""
+    """Where `x` is a flattened image or signal that stands channels last: how its weights' rows go, that value and
+    its order."""
     source = x.source
-    if x.forms or not source or x.rank != 2 or source.rank != 4 or source.shape[0] != x.shape[0]:
+    if x.forms or not source or x.rank != 2 or source.rank not in (3, 4) or source.shape[0] != x.shape[0]:
         return None, x, x.plain
     if source.last not in source.forms or source.long(source.last) == source.long(source.plain):
         return None, x, x.plain
-    rows = np.arange(x.shape[1]).reshape(source.shape[1:]).transpose(1, 2, 0).ravel()
+    rows = np.arange(x.shape[1]).reshape(source.shape[1:])
+    rows = np.moveaxis(rows, 0, -1).ravel()
     return rows, source, source.last
 
 
