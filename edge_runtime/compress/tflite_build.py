@@ -103,15 +103,17 @@ class LiteFile:
         zeros: Array | None = None,
         axis: int = 0,
         dtype: str = "",
+        own: int = 0,
     ) -> int:
-        """`array` as it is stored; for dtype int4 it is int8 and two steps go into a byte."""
+        """`array` as it is stored; for dtype int4 it is int8 and two steps go into a byte. `own`: a number that no
+        other has gives a tensor of its own."""
         array = np.ascontiguousarray(array).reshape(array.shape)
         dtype = dtype or array.dtype.name
         content = _packed_by_two(array) if dtype == "int4" else array.tobytes()
         if zeros is None and scales is not None:
             zeros = np.zeros(len(scales), np.int64)
         key = (
-            *(content, array.shape, dtype, axis),
+            *(content, array.shape, dtype, axis, own),
             *(None if one is None else np.asarray(one).tobytes() for one in (scales, zeros)),
         )
         if key in self._constants:
@@ -126,6 +128,16 @@ class LiteFile:
             self._contents[content] = len(self.buffers) - 1
         self.tensors[number].buffer = self._contents[content]
         self._constants[key] = number
+        return number
+
+    def blocks(self, steps: Array, scales: Array, block: int) -> int:
+        """int4 weights [N, K] with a scale of 16 bits for each `block` steps of a row."""
+        found = schema.BlockwiseQuantizationT()
+        found.scales, found.zeroPoints, found.blockSize = self.constant(scales.astype(np.float16)), -1, block
+        number = self.constant(steps, f"blocks{len(self.tensors)}", dtype="int4", own=len(self.tensors))
+        made = schema.QuantizationParametersT()
+        made.detailsType, made.details = schema.QuantizationDetails.BlockwiseQuantization, found
+        self.tensors[number].quantization = made
         return number
 
     def step(self, step: int, quant: Quant) -> int:

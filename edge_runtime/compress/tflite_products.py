@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,16 +107,42 @@ def stored_weights(w: Writer, const: Const, turn: Turn, axes: tuple[int, int], w
     if const.half:
         half = w.file.constant(turn(const.array).astype(np.float16))
         return w.step("DEQUANTIZE", [half], tuple(w.file.tensors[half].shape), options("Dequantize"), version=3)
+    if packed and packed.block and packed.steps.ndim == 2 and packed.axis != axes[0] and packed.bits in (4, 8):
+        return _stored_blocks(w, packed, turn)
     if not packed or not per_channel(packed, axes[0]) or packed.bits not in (4, 8):
         return w.file.constant(turn(const.array).astype(np.float32))
     steps = turn(packed.steps)
     dtype = "int4" if packed.bits == 4 else "int8"
+    depthwise = axes[1] == 3  # has no kernel for int4 beside floats
     scales, zeros = packed.scales, packed.zeros
+    if depthwise and len(scales) == 1:  # LiteRT's kernel beside floats reads one scale a channel, whatever there is
+        scales, zeros = np.repeat(scales, steps.shape[3]), np.repeat(zeros, steps.shape[3])
     number = w.file.constant(steps, "", scales, zeros, axes[1] if len(scales) > 1 else 0, dtype)
-    if whole or (w.weights == "dynamic" and not zeros.any()):
+    if whole or (w.weights == "dynamic" and not zeros.any() and not (depthwise and dtype == "int4")):
         return number
     version = 6 if dtype == "int4" else 5 if len(scales) > 1 else 2
     return w.step("DEQUANTIZE", [number], steps.shape, options("Dequantize"), version=version)
+
+
+def _stored_blocks(w: Writer, packed: Packed, turn: Turn) -> int:
+    """Several scales a row [N, K]. "dynamic": as XNNPACK takes them, with scales of 16 bits. "float": a block is a
+    channel of its own, made float32 and then put together."""
+    steps, scales, zeros = turn(packed.steps), turn(packed.scales), turn(packed.zeros)
+    (wide, deep), block = steps.shape, packed.block
+    if deep % block:
+        return w.file.constant((steps - _along(zeros, block, deep)) * _along(scales, block, deep))
+    dtype = "int4" if packed.bits == 4 else "int8"
+    if w.weights == "dynamic" and dtype == "int4" and block % 32 == 0 and not zeros.any():
+        return w.file.blocks(steps, scales, block)
+    parts = w.file.constant(steps.reshape(-1, block), "", scales.ravel(), zeros.ravel(), 0, dtype)
+    version = 6 if dtype == "int4" else 5
+    real = w.step("DEQUANTIZE", [parts], (wide * deep // block, block), options("Dequantize"), version=version)
+    shape = np.array([wide, deep], np.int32)
+    return w.step("RESHAPE", [real, w.file.constant(shape)], (wide, deep), options("Reshape", newShape=shape))
+
+
+def _along(array: Array, block: int, deep: int) -> Array:
+    return np.repeat(array, block, 1)[:, :deep].astype(np.float32)
 
 
 def stored_bias(w: Writer, const: Const | None, size: int, x: Quant | None, weights: Const) -> int:
@@ -273,14 +299,13 @@ def dense(w: Writer, node: Node, x: Value, const: Const, transposed: bool, bias:
         bias = Const(bias.array * np.float32(node.attributes["beta"]))
     quant = w.wanted(node) if x.quant and integer(const, channel) else None
     y = w.new(node.outputs[0], quant)
-    rows, x, order = _rows(x)
+    # blocks run along the rows, which must then stay as they are
+    rows, x, order = (None, x, x.plain) if const.packed and const.packed.block else _rows(x)
 
     def turn(array: Array) -> Array:
         array = array if transposed else array.T
         return array if rows is None else array[:, rows]
 
-    if rows is not None and const.packed and not per_channel(const.packed, channel):
-        const = replace(const, packed=None)  # blocks run along the rows that are put in another order
     weights = stored_weights(w, const, turn, (channel, 0), bool(quant))
     tensor = w.form(x, order) if quant else w.real(x, order)
     if rows is not None:

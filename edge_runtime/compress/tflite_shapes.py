@@ -209,12 +209,18 @@ def gather(w: Writer, node: Node) -> None:
         return
     indices = w.ints(where.array % x.shape[axis]) if where else w.form(w.value(node.inputs[1]))
     y = w.new(node.outputs[0])
+    settings = options("Gather", axis=axis, batchDims=0)
+    if x.const and x.const.half:
+        rows = w.step("GATHER", [w.file.constant(x.const.array.astype(np.float16)), indices], y.shape, settings,
+                      dtype="float16")  # fmt: skip
+        w.emit("DEQUANTIZE", [rows], y, y.plain, options("Dequantize"), 3)
+        return
     packed = x.const.packed if x.const else None
     if packed and packed.bits == 8 and not x.quant and packed.axis == axis == 0 and not packed.block:
         _gather_rows(w, packed, indices, y)
         return
     y.quant, y.dtype = x.quant, x.dtype
-    w.emit("GATHER", [w.form(x), indices], y, y.plain, options("Gather", axis=axis, batchDims=0))
+    w.emit("GATHER", [w.form(x), indices], y, y.plain, settings)
 
 
 def _gather_rows(w: Writer, packed: Any, indices: int, y: Value) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_runtime.tensors import Array
 
 Order = tuple[int, ...]
+_SMALL = 1024  # numbers; constants of fewer are not worth an operator
 
 
 class Unsupported(Exception):
@@ -189,6 +190,9 @@ class Writer:
         array, packed = const.array, const.packed
         if value.quant and packed:
             return self.file.constant(turned(packed.steps, order), "", packed.scales, packed.zeros)
+        if const.half and array.size > _SMALL:
+            half = self.file.constant(turned(array, order).astype(np.float16))
+            return self.step("DEQUANTIZE", [half], value.sizes(order), options("Dequantize"), version=3)
         if array.dtype == np.float64:
             array = array.astype(np.float32)
         return self.file.constant(turned(array, order))

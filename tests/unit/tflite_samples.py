@@ -77,10 +77,13 @@ def _typed(proto: Any) -> Any:
     return proto
 
 
-def onnx_answers(model: ir.Model, feeds: dict[str, Any]) -> list[Any]:
+def onnx_answers(model: ir.Model, feeds: dict[str, Any], plain: bool = False) -> list[Any]:
+    """`plain`: operator by operator; otherwise onnxruntime quantizes activations beside weights that have 8 bits."""
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
+    if plain:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.log_severity_level = 4
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), settings)
     return list(session.run(None, feeds))
@@ -127,7 +130,7 @@ def feeds_of(model: ir.Model, batch: int = 1, seed: int = 1) -> dict[str, Any]:
     return made
 
 
-def check(model: ir.Model, atol: float = 1e-5, weights: str = "float") -> bytes:
+def check(model: ir.Model, atol: float = 1e-5, weights: str = "float", plain: bool = False) -> bytes:
     """Both engines, and TFLite's own kernels without XNNPACK, give the same, with two items where the batch is free.
 
     `atol`: how far from each other numbers may be, relative to the largest. Gives the file's bytes.
@@ -135,7 +138,7 @@ def check(model: ir.Model, atol: float = 1e-5, weights: str = "float") -> bytes:
     content = to_tflite(model, weights)
     for batch in (1, 2) if batch_is_free(content) else (1,):
         feeds = feeds_of(model, batch)
-        wanted = onnx_answers(model, feeds)
+        wanted = onnx_answers(model, feeds, plain)
         for xnnpack in (True, False):
             found = lite_answers(content, feeds, xnnpack)
             for one, two in zip(wanted, found, strict=True):
