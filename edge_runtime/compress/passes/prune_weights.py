@@ -87,7 +87,7 @@ class PruneWeights:
         from edge_runtime.errors import InputError
 
         need_layers(model, self.skip)
-        found = {}
+        found: dict[str | None, Layer] = {}
         for layer in weighted(model):
             whole = layer.kind == "depthwise" or layer.name in self.skip or layer.node.op_type == "ConvTranspose"
             if not whole:
