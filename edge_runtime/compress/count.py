@@ -81,4 +81,4 @@ def _shape(value: ir.Value | None, shapes: Shapes) -> tuple[int, ...]:
     if value.name in shapes:
         return shapes[value.name]
     assert value.const_value is not None
-    return tuple(value.const_value.shape.numpy())  # type: ignore[union-attr]
+    return tuple(value.const_value.shape.numpy())

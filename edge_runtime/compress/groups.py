@@ -105,8 +105,8 @@ class Dependencies:
             if each := macs_of(node, self.shapes):
                 weight = node.inputs[1]
                 assert weight is not None
-                ids = [computed[number]] if number in computed else axes.get(weight.name or "", [])
-                macs.append((each, tuple(ids)))
+                parts = [computed[number]] if number in computed else axes.get(weight.name or "", [])
+                macs.append((each, tuple(parts)))
         for name, value in model.graph.initializers.items():
             if value.dtype is not None and value.dtype.is_floating_point() and value.const_value is not None:
                 parameters.append((int(value.const_value.size), tuple(axes.get(name, []))))
@@ -142,9 +142,9 @@ def find_groups(artifact: Artifact) -> Dependencies:
             continue
         if any(trace.marks[number].role == "out" for number in numbers):
             by_place.setdefault(tuple(numbers), []).append(unit)
-    groups = []
-    for numbers, units in by_place.items():
-        marks = [trace.marks[number] for number in numbers]
+    groups: list[Group] = []
+    for standing, units in by_place.items():
+        marks = [trace.marks[number] for number in standing]
         maker = next(mark for mark in marks if mark.role == "out")
         groups.append(
             Group(

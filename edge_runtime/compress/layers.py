@@ -38,7 +38,7 @@ class Layer:
         import numpy as np
 
         weight = np.moveaxis(array_of(self.weight), self.axis, 0)
-        return np.ascontiguousarray(weight, np.float32).reshape(len(weight), -1)
+        return np.array(weight, np.float32, order="C").reshape(len(weight), -1)
 
     def set_matrix(self, matrix: NDArray[np.float32]) -> None:
         """The reverse of `matrix`, of the same shape."""

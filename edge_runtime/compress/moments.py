@@ -77,7 +77,9 @@ def patches(layer: Layer, array: Any, places: int = PLACES) -> Floats:
     reach = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
     spatial = tuple(range(2, array.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=spatial)
-    steps = [slice(None)] * 2 + [slice(None, None, one) for one in strides] + [slice(None, None, d) for d in dilations]
+    steps: list[Any] = (
+        [slice(None)] * 2 + [slice(None, None, one) for one in strides] + [slice(None, None, d) for d in dilations]
+    )
     windows = windows[tuple(steps)]
     sizes = windows.shape[2 : array.ndim]
     index = np.unravel_index(_spread(int(np.prod(sizes)), places), sizes)
@@ -104,7 +106,7 @@ def padding(node: ir.Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple
 
 def _weight_shape(layer: Layer) -> tuple[int, ...]:
     assert layer.weight.const_value is not None
-    return tuple(layer.weight.const_value.shape.numpy())  # type: ignore[union-attr]
+    return tuple(layer.weight.const_value.shape.numpy())
 
 
 def layer_moments(
@@ -141,3 +143,16 @@ def _input_name(layer: Layer) -> str:
     value = layer.node.inputs[0]
     assert value is not None
     return value.name or ""
+
+
+def energies(artifact: Artifact, samples: Samples, layers: Sequence[Layer]) -> dict[str, list[NDArray[np.float64]]]:
+    """Mean square of each number that a layer's outputs sum, (K,) for each of its groups, by layer name."""
+    names = [_input_name(layer) for layer in layers]
+    sums: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    for found in tap(artifact, samples, list(dict.fromkeys(names))):
+        for layer, name in zip(layers, names, strict=True):
+            rows = patches(layer, found[name])
+            sums[layer.name] = sums.get(layer.name, 0) + (rows.astype(np.float64) ** 2).sum(axis=1)
+            counts[layer.name] = counts.get(layer.name, 0) + rows.shape[1]
+    return {name: list(each / counts[name]) for name, each in sums.items()}

@@ -23,10 +23,19 @@ if TYPE_CHECKING:
     from edge_runtime.compress.channels import Ids
 
 UNARY = frozenset(
-    ["Abs", "Cast", "Celu", "Ceil", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"]
+    (
+        *("Abs", "Cast", "Celu", "Ceil", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
+        *("HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu"),
+        *("Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
+    )
 )
-ELEMENTWISE = frozenset(["Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mul", "Or", "Pow", "PRelu", "Sub", "Sum", "Where"])
-PLANES = frozenset(["AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"])
+ELEMENTWISE = frozenset(
+    (
+        *("Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mul", "Or", "Pow", "PRelu"),
+        *("Sub", "Sum", "Where"),
+    )
+)
+PLANES = frozenset(("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"))
 
 
 class Trace:
@@ -41,7 +50,8 @@ class Trace:
         self.products: list[tuple[int, Ids]] = []  # node, ids: a product of two computed tensors shrinks with them
         self.nodes = list(model.graph)
         self.number = 0
-        for self.number, node in enumerate(self.nodes):
+        for number, node in enumerate(self.nodes):
+            self.number = number
             self._step(node)
         for value in model.graph.outputs:
             if label := self.labels.get(value.name or ""):

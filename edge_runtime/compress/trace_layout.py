@@ -44,7 +44,7 @@ def remap(trace: Trace, label: Label, before: tuple[int, ...], after: tuple[int,
             return Label(other[0], np.tile(np.repeat(label.ids, inner), outer))
         if len(one) > 1:
             return None
-        # (queries keys values, heads, width): the middle. An image's channels shuffled: the last. (heads, width): heads.
+        # (queries keys values, heads, width): heads. An image's channels shuffled: the last. (heads, width): heads.
         chosen = 1 if len(other) == 3 else len(other) - 1 if len(after) == 5 else 0
         kept = np.moveaxis(label.ids.reshape([after[axis] for axis in other]), chosen, 0)
         kept = kept.reshape(len(kept), -1)
@@ -110,16 +110,16 @@ def concat(trace: Trace, node: ir.Node) -> None:
         return
     if found[0].axis == axis:
         parts = []
-        for value, one in zip(values, labels, strict=True):
-            ids = one.ids if one is not None else trace.channels.fresh(trace.shape(value)[axis])
-            if one is None:
+        for value, each in zip(values, labels, strict=True):
+            ids = each.ids if each is not None else trace.channels.fresh(trace.shape(value)[axis])
+            if each is None:
                 trace.channels.freeze(ids, f"{value.name!r}, whose channels stay")
             parts.append(ids)
         trace.set(node.outputs[0], Label(axis, np.concatenate(parts)))
         return
-    for place, (value, one) in enumerate(zip(values, labels, strict=True)):
-        if one is not None:
-            trace.channels.join(found[0].ids, one.ids)
+    for place, (value, each) in enumerate(zip(values, labels, strict=True)):
+        if each is not None:
+            trace.channels.join(found[0].ids, each.ids)
         elif value.is_initializer():
             trace.mark(value, place, found[0].axis, "along", found[0].ids)
         else:
