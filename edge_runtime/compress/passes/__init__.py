@@ -6,4 +6,5 @@ Names decode themselves: what is done, then to how many bits. A new pass is a fi
 # name -> "module:class"
 PASSES: dict[str, str] = {
     "static_w8a8": "static:Static",
+    "grid": "grid:Grid",
 }
