@@ -34,7 +34,7 @@ class Layer:
         return self.node.name or self.node.outputs[0].name or "?"
 
     def matrix(self) -> NDArray[np.float32]:
-        """float32 (output channels, inputs of each): a copy, order of the inputs as in the weight."""
+        """float32 (output channels, inputs of each), for reading only: order of the inputs as in the weight."""
         import numpy as np
 
         weight = np.moveaxis(array_of(self.weight), self.axis, 0)
