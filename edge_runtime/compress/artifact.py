@@ -103,3 +103,19 @@ def read_artifact(content: bytes, where: str, beside: Path | None = None) -> Art
             raise InputError(f"{where}: weight {one.name!r}: found {count} of {array.size} numbers that are not finite")
     quantized = any(node.op_type in ("DequantizeLinear", "QLinearConv", "MatMulNBits") for node in proto.graph.node)
     return Artifact("onnx_q" if quantized else "onnx", proto.SerializeToString(deterministic=True))
+
+
+def slim(artifact: Artifact) -> Artifact:
+    """An ONNX file without what only passes and people read: shapes of inner tensors, descriptions, metadata."""
+    import onnx
+
+    proto = onnx.load_from_string(artifact.content)
+    del proto.graph.value_info[:]
+    del proto.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    for node in proto.graph.node:
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    for one in proto.graph.initializer:
+        one.ClearField("doc_string")
+    return Artifact(artifact.form, proto.SerializeToString(deterministic=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.layers import WEIGHTED
+from edge_runtime.compress.layers import WEIGHTED, weighted
 from edge_runtime.compress.outputs import tap
 from edge_runtime.compress.recipe import Progress
 from edge_runtime.compress.samples import Samples
@@ -36,11 +36,12 @@ class Seen:
     peak: NDArray[np.float64] | None = None
     _numbers: float = field(default=0.0, repr=False)
 
-    def add(self, array: NDArray[np.float32]) -> None:
+    def add(self, array: NDArray[np.float32], waves: bool = False) -> None:
+        """`waves`: three axes are (item, channel, time), not (item, word, feature)."""
         import numpy as np
 
         self.low, self.high = min(self.low, float(array.min())), max(self.high, float(array.max()))
-        axis = 1 if array.ndim > 2 and array.ndim != 3 else array.ndim - 1
+        axis = 1 if array.ndim > 3 or (array.ndim == 3 and waves) else array.ndim - 1
         others = tuple(place for place in range(array.ndim) if place != axis)
         total = array.sum(axis=others, dtype=np.float64)
         peak = np.maximum(array.max(axis=others), -array.min(axis=others)).astype(np.float64)
@@ -85,6 +86,7 @@ def observe(
         raise InputError(f"{samples.name}: found no items, wanted some to calibrate with")
     seen = {name: Seen() for name in names}
     batch = batch_size(artifact, names)
+    waves = any(len(one.weight.shape or ()) == 3 for one in weighted(artifact.model()) if one.kind != "dense")
     total = samples.count * (2 if histograms else 1)
     done = 0
     for found in tap(artifact, samples, names, batch):
@@ -96,7 +98,7 @@ def observe(
                     f"tensor {name!r} ({_maker(artifact, name)}): found {bad} numbers that are not finite, for items "
                     f"{done} to {done + len(array) - 1} of {samples.name}"
                 )
-            seen[name].add(array)
+            seen[name].add(array, waves)
             size = max(size, min(len(array), batch))
         done += max(1, size)
         progress(min(done, total), total, "ranges of activations")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,11 @@ class Layer:
         return self.node.name or self.node.outputs[0].name or "?"
 
     def matrix(self) -> NDArray[np.float32]:
-        """float32 (output channels, inputs of each): a copy, order of the inputs as in the weight."""
+        """float32 (output channels, inputs of each), for reading only: order of the inputs as in the weight."""
         import numpy as np
 
         weight = np.moveaxis(array_of(self.weight), self.axis, 0)
-        return np.ascontiguousarray(weight, np.float32).reshape(len(weight), -1)
+        return np.array(weight, np.float32, order="C").reshape(len(weight), -1)
 
     def set_matrix(self, matrix: NDArray[np.float32]) -> None:
         """The reverse of `matrix`, of the same shape."""
@@ -116,3 +117,11 @@ def weighted(model: ir.Model) -> list[Layer]:
             turned = node.op_type == "Gemm" and attribute(node, "transB", 0)
             made.append(Layer(node, "dense", weight, bias, 0 if turned else 1))
     return made
+
+
+def need_layers(model: ir.Model, names: Sequence[str]) -> None:
+    """Raises InputError naming the first that is no weighted layer of the model."""
+    known = [layer.name for layer in weighted(model)]
+    for name in names:
+        if name not in known:
+            raise InputError(f"found no layer {name!r} with weights, the model has {', '.join(known)}")

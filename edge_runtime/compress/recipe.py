@@ -55,11 +55,13 @@ class Context:
 
 
 class Pass(Protocol):
-    """One technique. `needs_items`: whether it calibrates; checked on paper."""
+    """One technique. `needs_items`: whether it calibrates, with these settings; checked on paper."""
 
     reads: ClassVar[tuple[str, ...]]
     writes: ClassVar[str | None]
-    needs_items: ClassVar[bool]
+
+    @property
+    def needs_items(self) -> bool: ...
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact: ...
 

@@ -86,7 +86,7 @@ def _answer(report: Plain) -> str:
         fastest = min(timed, key=lambda row: float(row["speed"]["ratio"]))
         tiles.append(
             _tile(
-                "fastest against the original on its engine",
+                "fastest against the original on its engine" if fastest["speed"]["ratio"] < 1 else "nothing is faster",
                 f"{fastest['speed']['ratio']:.2f} of the time",
                 f"{fastest['name']} on {fastest['engine']}: {fastest['speed']['p50_ms']:.3g} ms",
                 _change(fastest),

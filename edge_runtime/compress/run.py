@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.compress import verify
-from edge_runtime.compress.artifact import Artifact, need_packages
+from edge_runtime.compress.artifact import Artifact, need_packages, slim
 from edge_runtime.compress.export import load_model
 from edge_runtime.compress.outputs import specs
 from edge_runtime.compress.prepare import prepare
@@ -141,7 +141,7 @@ def _forms(recipe: Recipe, artifact: Artifact, engines: Sequence[str]) -> list[M
     if artifact.form == "tflite":
         return [Made(recipe.name, recipe.name, "litert", artifact, coded)]
     if "onnxruntime" in engines:
-        found.append(Made(recipe.name, recipe.name, "onnxruntime", artifact, coded))
+        found.append(Made(recipe.name, recipe.name, "onnxruntime", slim(artifact), coded))
     if "litert" in engines:
         lite = Artifact("tflite", to_tflite(artifact.model()))
         found.append(Made(f"{recipe.name}-lite", recipe.name, "litert", lite, coded))

@@ -187,10 +187,23 @@ class LiteFile:
             entry = schema.OperatorCodeT()
             entry.builtinCode, entry.deprecatedBuiltinCode, entry.version = code, min(code, 127), version
             model.operatorCodes.append(entry)
+        model.signatureDefs = [self._signature(inputs, outputs)]
         size = sum(len(one.data or b"") for one in self.buffers)
         builder = flatbuffers.Builder(size + (1 << 16))
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+    def _signature(self, inputs: list[int], outputs: list[int]) -> Any:
+        """Tensors by name, which the newer interfaces of LiteRT and its quantizer ask for."""
+        made = schema.SignatureDefT()
+        made.signatureKey, made.subgraphIndex = "serving_default", 0
+        made.inputs, made.outputs = ([self._map(place) for place in places] for places in (inputs, outputs))
+        return made
+
+    def _map(self, place: int) -> Any:
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = self.tensors[place].name, place
+        return entry
 
 
 def options(kind: str, **fields: Any) -> Any:

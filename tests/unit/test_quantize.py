@@ -19,7 +19,7 @@ from edge_runtime.compress.ranges import choose, scale_of
 from edge_runtime.compress.recipe import Context, Target, read_recipe
 from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.weights import find_grid
-from edge_runtime.errors import InputError, UsageError
+from edge_runtime.errors import EdgeError, InputError, UsageError
 
 RANDOM = np.random.default_rng(7)
 
@@ -203,3 +203,31 @@ def test_the_malaria_net_keeps_its_decisions(data: Path):
     made = Static()(artifact, where)
     found = compare(answers(artifact, samples, 16), answers(made, samples, 16))
     assert where.facts["float_layers"] == 0 and found.mean < 0.03
+
+
+def test_wildly_unequal_channels_come_back_by_the_ladder():
+    artifact = small_net(wild=100.0)
+    where = context(artifact)
+    made = Static(per_channel=False)(artifact, where)
+    rungs = [one["rung"] for one in where.facts["ladder"]]
+    assert where.facts["ladder"][0]["mean_sd"] > 0.1, "the example is not broken by int8, so nothing is shown"
+    assert drift(artifact, made) < 0.03 and "cross-layer equalisation" in rungs
+    assert where.facts["float_layers"] == 0
+
+
+@pytest.mark.parametrize("clip", [None, 6.0])
+def test_equalisation_changes_numbers_and_not_answers(clip: float | None):
+    from edge_runtime.compress.equalize import equalize
+    from edge_runtime.compress.quantizer import tensors_to_watch
+
+    artifact = small_net(wild=10.0, clip=clip)
+    made, count = equalize(artifact, observe(artifact, images(), tensors_to_watch(artifact)))
+    assert count >= 2 and compare(answers(artifact, images()), answers(made, images())).largest < 1e-3
+
+
+def test_what_no_rung_mends_is_refused_with_the_guilty_layers():
+    artifact = small_net()
+    where = context(artifact)
+    with pytest.raises(EdgeError, match=r"guilty layers: (Conv|Gemm)_\d .*sd alone"):
+        Static(limit_sd=1e-6)(artifact, where)
+    assert len(where.facts["ladder"]) > 4 and where.facts["guilty"]

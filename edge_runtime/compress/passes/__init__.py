@@ -6,5 +6,11 @@ Names decode themselves: what is done, then to how many bits. A new pass is a fi
 # name -> "module:class"
 PASSES: dict[str, str] = {
     "static_w8a8": "static:Static",
+    "grid": "grid:Grid",
+    "prune_channels": "prune_channels:PruneChannels",
+    "prune_weights": "prune_weights:PruneWeights",
+    "low_rank": "low_rank:LowRank",
+    "share_weights": "share_weights:ShareWeights",
+    "repair": "repair:Repair",
     "code": "code:Code",
 }

@@ -8,9 +8,10 @@ from typing import ClassVar
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.calibrate import observe
 from edge_runtime.compress.integers import count_integers
-from edge_runtime.compress.quantizer import Options, quantize, tensors_to_watch
+from edge_runtime.compress.quantizer import Options, tensors_to_watch
 from edge_runtime.compress.ranges import METHODS
 from edge_runtime.compress.recipe import Context
+from edge_runtime.compress.rescue import Ladder, Limits, State, corrected
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ class Static:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         samples = context.items("static quantization")
         seen = observe(artifact, samples, tensors_to_watch(artifact), context.progress)
-        made = quantize(artifact, seen, self.options(context.target.arch))
+        state = State(artifact, seen, self.options(context.target.arch))
+        if self.bias_correction:
+            state = corrected(state, samples)
+        ladder = Ladder(context, Limits(self.limit_sd, self.agreement)) if self.rescue else None
+        made = ladder.climb(state) if ladder is not None else state.made()
         note_integers(made, context)
         return made
 
