@@ -63,7 +63,7 @@ def transpose(w: Writer, node: Node) -> None:
     x = w.value(node.inputs[0])
     perm = [int(one) for one in node.attributes.get("perm", range(x.rank)[::-1])]
     if not x.forms:
-        w.form(x)
+        w.form(x, x.order())
     y = w.new(node.outputs[0])
     y.quant, y.dtype = x.quant, x.dtype
 
