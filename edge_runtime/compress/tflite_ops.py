@@ -152,25 +152,14 @@ def gelu(w: Writer, node: Node) -> None:
 
 
 def erf(w: Writer, node: Node) -> None:
-    """TFLite has none: Abramowitz and Stegun 7.1.26, within 1.5e-7."""
-    x, order = w.value(node.inputs[0]), w.value(node.inputs[0]).order()
-    shape, number = x.sizes(order), w.real(x, order)
-
-    def step(kind: str, *inputs: int) -> int:
-        return w.step(
-            kind, list(inputs), shape, options(kind.capitalize()) if kind in (*_FUSING, "ABS", "NEG") else None
-        )
-
-    size = step("ABS", number)
-    part = step("ADD", step("MUL", size, w.floats(0.3275911)), w.floats(1))
-    t = w.step("DIV", [w.floats(1), part], shape, options("Div"))
-    total = step("MUL", t, w.floats(1.061405429))
-    for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        total = step("MUL", step("ADD", total, w.floats(factor)), t)
-    fall = step("EXP", step("NEG", step("MUL", number, number)))
-    rest = w.step("SUB", [w.floats(1), step("MUL", total, fall)], shape, options("Sub"))
-    sign = step("DIV", number, w.step("MAXIMUM", [size, w.floats(1e-30)], shape, options("MaximumMinimum")))
-    w.emit("MUL", [rest, sign], w.new(node.outputs[0]), order, options("Mul"))
+    """TFLite has GELU alone: erf(z) = 2 GELU(x) / x - 1 with x = sqrt(2) z, and both plus a little where x is 0."""
+    z, order = w.value(node.inputs[0]), w.value(node.inputs[0]).order()
+    shape, tiny = z.sizes(order), w.floats(1e-30)
+    x = w.step("MUL", [w.real(z, order), w.floats(math.sqrt(2))], shape, options("Mul"))
+    twice = w.step("MUL", [w.step("GELU", [x], shape, options("Gelu")), w.floats(2)], shape, options("Mul"))
+    parts = [w.step("ADD", [one, tiny], shape, options("Add")) for one in (twice, x)]
+    share = w.step("DIV", parts, shape, options("Div"))
+    w.emit("SUB", [share, w.floats(1)], w.new(node.outputs[0]), order, options("Sub"))
 
 
 def reciprocal(w: Writer, node: Node) -> None:
