@@ -169,7 +169,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     for one in bundle.variants:
         recipe = " > ".join(str(step.get("pass", "?")) for step in one.recipe) or "as trained"
         tensors = f"{', '.join(map(str, one.inputs))} -> {', '.join(map(str, one.outputs))}"
-        print(f"\n{one.name}: {one.format}, {format_bytes(one.file.size)}, {recipe}\n  {tensors}")
+        size = format_bytes(one.file.size)
+        if one.file.coded:
+            size += f" entropy-coded, {format_bytes(one.file.coded.size)} decoded"
+        print(f"\n{one.name}: {one.format}, {size}, {recipe}\n  {tensors}")
         for key, value in one.metrics.items():
             print(f"  {key} = {value}")
         for key, cost in one.costs.items():

@@ -5,7 +5,9 @@ The folder holds `bundle.json`, the models and, if there is one, `card.md`:
     {"name": "malaria", "version": "1.0.0", "task": {"kind": "slides", ...}, "labels": [...], "preprocessing": {...},
      "variants": [{"name": "int8", "format": "onnx", "file": "int8.onnx", "recipe": [...], "metrics": {}, "costs": {}}]}
 
-recipe, metrics and costs may be left out. Inputs and outputs are read from the model by an engine, in a guarded child.
+recipe, metrics and costs may be left out, and `"coding": "entropy"` put in: then the variant's weights are stored
+entropy-coded (here, with the workstation's packages), and every device decodes them, exactly. Inputs and outputs are
+read from the model by an engine, in a guarded child.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle import Bundle, load_bundle, pack
+from edge_runtime.bundle import Bundle, Decoded, load_bundle, pack
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.guard import Limits
@@ -24,7 +26,7 @@ from edge_runtime.task import find_task
 MANIFEST = "bundle.json"
 CARD = "card.md"
 _WANTED = {"name", "version", "task", "labels", "preprocessing", "variants"}
-_VARIANT_WANTED, _VARIANT_MAY = {"name", "format", "file"}, {"recipe", "metrics", "costs"}
+_VARIANT_WANTED, _VARIANT_MAY = {"name", "format", "file"}, {"recipe", "metrics", "costs", "coding"}
 
 
 def pack_folder(folder: Path, out: Path) -> Bundle:
@@ -32,17 +34,22 @@ def pack_folder(folder: Path, out: Path) -> Bundle:
     that no engine here reads, is refused. Raises BundleError, EngineError."""
     manifest = _manifest(folder / MANIFEST)
     files: dict[str, bytes] = {}
+    coded: dict[str, Decoded] = {}
     variants = []
+    to_code = {str(one["file"]) for one in manifest["variants"] if one.pop("coding", None)}
     for one in manifest["variants"]:
         path = _inside(folder, one["file"])
-        files[path.name] = path.read_bytes()
+        if path.name not in files:
+            files[path.name] = path.read_bytes()
+            if path.name in to_code:
+                files[path.name], coded[path.name] = _code(files[path.name], one["format"])
         variants.append({"recipe": [], "metrics": {}, "costs": {}, **one, **_tensors(path, one["format"])})
     if (folder / CARD).is_file():
         files[CARD] = (folder / CARD).read_bytes()
     # first under a name of its own: only a bundle whose task accepts its models takes the name asked for
     trial = out.with_name(f".{out.name}.trial")
     try:
-        bundle = pack(manifest | {"variants": variants}, files, trial)
+        bundle = pack(manifest | {"variants": variants}, files, trial, coded)
         task = find_task(bundle)
         for variant in bundle.variants:
             task.check(variant.inputs, variant.outputs)
@@ -54,6 +61,13 @@ def pack_folder(folder: Path, out: Path) -> Bundle:
     finally:
         trial.unlink(missing_ok=True)
     return load_bundle(out)
+
+
+def _code(content: bytes, format_: str) -> tuple[bytes, Decoded]:
+    from edge_runtime.compress.code import encode
+
+    made = encode(content, format_)
+    return made.content, Decoded(made.size, made.sha256)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -71,6 +85,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         if not keys >= _VARIANT_WANTED or keys - _VARIANT_WANTED - _VARIANT_MAY:
             wanted = f"{sorted(_VARIANT_WANTED)} and maybe {sorted(_VARIANT_MAY)}"
             raise BundleError(f"{path}: variants[{number}]: found {sorted(keys)}, wanted {wanted}")
+        if one.get("coding", "entropy") != "entropy" or ("coding" in one and one["format"] not in ("onnx", "tflite")):
+            said = f"coding {one.get('coding')!r} of a file of format {one['format']!r}"
+            raise BundleError(f'{path}: variants[{number}]: found {said}, wanted "entropy", of onnx or tflite')
     return dict(plain)
 
 
