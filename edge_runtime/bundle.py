@@ -1,7 +1,7 @@
 """The bundle, `.edge`: one file with a task, a card and several variants of a model.
 
     bytes 0-7      the letters EDGEBNDL
-    bytes 8-11     format version, 1           (unsigned, little-endian, as is the next)
+    bytes 8-11     format version, 1 or 2      (unsigned, little-endian, as is the next; 2: a file in it is coded)
     bytes 12-15    length N of the header      (at most 1 MiB: it is parsed whole, on a device with little memory)
     bytes 16-47    SHA-256 of the header       (also the bundle's digest: the header binds every other byte)
     N bytes        the header: JSON, UTF-8, keys sorted, no repeated keys, finite numbers
@@ -11,6 +11,8 @@
     files[] = {name, size, sha256}, in the order in which they lie (at most 64, so that reading a header stays cheap).
       Offsets are not written: they follow from the sizes, so they cannot overlap or point outside. A name is
       [a-z0-9][a-z0-9._-]{0,63}: no folder, so nothing can be written outside a target. README.md (as `card.md`).
+      A file with entropy-coded weights has more: "coded": {size, sha256}, of the model file that it decodes to, exactly
+      (see coded.py). `read` gives that file. A reader of version 1 refuses such a bundle by its version, at once.
     variants[] = {name, format, file, inputs[], outputs[], recipe[], metrics{}, costs{"engine/arch": Cost}}
 
 A bundle is data: nothing in it is executed or unpickled. The same inputs pack to the same bytes: there is no time, no
@@ -28,7 +30,7 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from edge_runtime.budget import Cost
 from edge_runtime.digest import sha256
@@ -36,7 +38,7 @@ from edge_runtime.errors import BundleError
 from edge_runtime.tensors import DTYPES, TensorSpec
 
 MAGIC = b"EDGEBNDL"
-VERSION = 1
+VERSION, CODED_VERSION = 1, 2
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILES = 64
 MAX_FILE_BYTES = 4 << 30
@@ -47,11 +49,26 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
+class Decoded(NamedTuple):
+    """What a coded file decodes to."""
+
+    size: int
+    sha256: str
+
+
 class File(NamedTuple):
+    """`size` and `sha256`: of the bytes in the bundle; `coded`: of what they decode to, where they are coded."""
+
     name: str
     offset: int
     size: int
     sha256: str
+    coded: Decoded | None = None
+
+    @property
+    def read_bytes(self) -> int:
+        """The size of what `Bundle.read` gives: in memory, where `size` is on disk."""
+        return self.coded.size if self.coded else self.size
 
 
 class Variant(NamedTuple):
@@ -101,9 +118,13 @@ class Bundle(NamedTuple):
         raise BundleError(f"{self.path}: found no file {name!r} in it")
 
     def read(self, file: File) -> bytes:
-        """The bytes of one file, their digest checked. Raises BundleError where they differ."""
+        """The bytes of one file, their digest checked; a coded one is decoded, and the digest of that is checked too.
+
+        Raises BundleError where they differ."""
         try:
             with self.path.open("rb") as stream:
+                if file.coded:
+                    return self._decoded(stream, file, file.coded)
                 stream.seek(file.offset)
                 content = stream.read(file.size)
         except OSError as error:
@@ -111,6 +132,25 @@ class Bundle(NamedTuple):
         if sha256(content).hexdigest() != file.sha256:
             raise self._damaged(file)
         return content
+
+    def _decoded(self, stream: BinaryIO, file: File, wanted: Decoded) -> bytes:
+        """The coded file is never in memory whole: it is read once for its digest and once to be decoded."""
+        self._check(stream, file)
+        from edge_runtime.coded import decode  # a bundle without coded files needs neither this nor lzma
+
+        try:
+            return decode(stream, file.offset, file.size, wanted.size, wanted.sha256)
+        except BundleError as error:
+            raise BundleError(f"{self.path}: {file.name}: {error.message}", hint=error.hint) from error
+
+    def _check(self, stream: BinaryIO, file: File) -> None:
+        stream.seek(file.offset)
+        whole, left = sha256(), file.size
+        while left and (part := stream.read(min(left, 1 << 20))):  # a model may be larger than the memory
+            whole.update(part)
+            left -= len(part)
+        if left or whole.hexdigest() != file.sha256:
+            raise self._damaged(file)
 
     def _damaged(self, file: File) -> BundleError:
         return BundleError(
@@ -122,13 +162,7 @@ class Bundle(NamedTuple):
         """Check every file's digest, and that only zeros stand before and between them. Raises BundleError."""
         with self.path.open("rb") as stream:
             for one in self.files:
-                stream.seek(one.offset)
-                whole, left = sha256(), one.size
-                while left and (part := stream.read(min(left, 1 << 20))):  # a model may be larger than the memory
-                    whole.update(part)
-                    left -= len(part)
-                if left or whole.hexdigest() != one.sha256:
-                    raise self._damaged(one)
+                self._check(stream, one)
             stream.seek(0)
             length = _FIXED.unpack(stream.read(_FIXED.size))[2]
             ends = [_FIXED.size + length, *(one.offset + one.size for one in self.files)]
@@ -146,6 +180,7 @@ class Bundle(NamedTuple):
                 "file": one.file.name,
                 "size": one.file.size,
                 "sha256": one.sha256,
+                **({"coded": one.file.coded._asdict()} if one.file.coded else {}),
                 "inputs": [spec.to_json() for spec in one.inputs],
                 "outputs": [spec.to_json() for spec in one.outputs],
                 "recipe": [dict(step) for step in one.recipe],
@@ -193,17 +228,18 @@ def load_bundle(name: str | os.PathLike[str]) -> Bundle:
         raise BundleError(
             f"{path}: {error.strerror or error}", hint="give the path of a .edge file, or malaria for the shipped one"
         ) from error
-    digest, length, plain = header
-    return _Checker(path).bundle(plain, digest, _FIXED.size + length, size)
+    digest, length, version, plain = header
+    return _Checker(path, version).bundle(plain, digest, _FIXED.size + length, size)
 
 
-def _read_header(path: Path, fixed: bytes, size: int, read: Any) -> tuple[str, int, dict[str, Any]]:
+def _read_header(path: Path, fixed: bytes, size: int, read: Any) -> tuple[str, int, int, dict[str, Any]]:
     if len(fixed) < _FIXED.size or fixed[:8] != MAGIC:
         raise BundleError(f"{path}: found {fixed[:8]!r} at the start, wanted an .edge bundle ({MAGIC!r})")
     _, version, length, digest = _FIXED.unpack(fixed)
-    if version != VERSION:
-        hint = "install a newer edge-runtime" if version > VERSION else None
-        raise BundleError(f"{path}: found bundle format {version}, this version reads {VERSION}", hint=hint)
+    if version not in (VERSION, CODED_VERSION):
+        hint = "install a newer edge-runtime" if version > CODED_VERSION else None
+        wanted = f"{VERSION} and {CODED_VERSION}"
+        raise BundleError(f"{path}: found bundle format {version}, this version reads {wanted}", hint=hint)
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - _FIXED.size):
         raise BundleError(
             f"{path}: found a header of {length} bytes, wanted 2 to {MAX_HEADER_BYTES} inside a file of {size} bytes"
@@ -217,7 +253,7 @@ def _read_header(path: Path, fixed: bytes, size: int, read: Any) -> tuple[str, i
         raise BundleError(f"{path}: the header is not JSON as wanted: {error}") from error
     if not isinstance(plain, dict):
         raise BundleError(f"{path}: found a header that is a {type(plain).__name__}, wanted an object")
-    return digest.hex(), length, plain
+    return digest.hex(), length, version, plain
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -234,8 +270,8 @@ def _no_constant(text: str) -> NoReturn:
 class _Checker:
     """Turns the header's JSON into the types, or says where it is not what it should be."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, version: int) -> None:
+        self.path, self.version = path, version
 
     def fail(self, where: str, found: object, wanted: str) -> NoReturn:
         raise BundleError(f"{self.path}: {where}: found {str(found)[:80]!r}, wanted {wanted}")
@@ -274,19 +310,25 @@ class _Checker:
         end = start
         for number, one in enumerate(plain):
             where = f"files[{number}]."
-            if not isinstance(one, dict) or set(one) != {"name", "size", "sha256"}:
+            may = {"coded"} if self.version == CODED_VERSION else set()
+            if not isinstance(one, dict) or set(one) - may != {"name", "size", "sha256"}:
                 self.fail(where[:-1], one, "an object of name, size, sha256")
             name, length = self.get(one, "name", str, where), self.get(one, "size", int, where)
             if not _NAME.fullmatch(name) or ".." in name:
                 self.fail(f"{where}name", name, "lower-case letters, digits, . _ - and no folder")
-            if not 0 <= length <= MAX_FILE_BYTES:
-                self.fail(f"{where}size", length, f"0 to {MAX_FILE_BYTES}")
-            sha256 = self.get(one, "sha256", str, where)
-            if not _HEX.fullmatch(sha256):
-                self.fail(f"{where}sha256", sha256, "64 hexadecimal digits")
+            digest = self.digest(one, length, where)
+            coded = None
+            if "coded" in one:
+                inner = self.get(one, "coded", dict, where)
+                if set(inner) != {"size", "sha256"}:
+                    self.fail(f"{where}coded", inner, "an object of size, sha256")
+                whole = self.get(inner, "size", int, f"{where}coded.")
+                coded = Decoded(whole, self.digest(inner, whole, f"{where}coded."))
             offset = _aligned(end)
-            made.append(File(name, offset, length, sha256))
+            made.append(File(name, offset, length, digest, coded))
             end = offset + length
+        if self.version == CODED_VERSION and not any(one.coded for one in made):
+            self.fail("format version", self.version, f"{VERSION}: no file in it is coded")
         if len({one.name for one in made}) != len(made):
             self.fail("files", [one.name for one in made], "names of their own")
         if end != size:
@@ -295,6 +337,14 @@ class _Checker:
                 hint="copy the bundle again from its source",
             )
         return tuple(made)
+
+    def digest(self, plain: Mapping[str, Any], length: int, where: str) -> str:
+        if not 0 <= length <= MAX_FILE_BYTES:
+            self.fail(f"{where}size", length, f"0 to {MAX_FILE_BYTES}")
+        found: str = self.get(plain, "sha256", str, where)
+        if not _HEX.fullmatch(found):
+            self.fail(f"{where}sha256", found, "64 hexadecimal digits")
+        return found
 
     def variant(self, plain: Any, files: tuple[File, ...], number: int) -> Variant:
         where = f"variants[{number}]"
@@ -343,15 +393,21 @@ def _aligned(offset: int) -> int:
     return -(-offset // ALIGN) * ALIGN
 
 
-def pack(header: Mapping[str, Any], files: Mapping[str, bytes], out: Path) -> Bundle:
-    """Write a bundle, atomically. `header` as above without `files`; `files` are named contents.
+def pack(
+    header: Mapping[str, Any], files: Mapping[str, bytes], out: Path, coded: Mapping[str, Decoded] | None = None
+) -> Bundle:
+    """Write a bundle, atomically. `header` as above without `files`; `files` are named contents, those that are coded
+    files (see compress/code.py) named in `coded` too, with what they decode to.
 
     The result is read back and verified before it takes its name. Raises BundleError for what cannot be read again.
     """
+    coded = coded or {}
     listed = [
         {"name": name, "size": len(content), "sha256": sha256(content).hexdigest()}
+        | ({"coded": coded[name]._asdict()} if name in coded else {})
         for name, content in sorted(files.items())
     ]
+    version = CODED_VERSION if coded else VERSION
     try:
         text = json.dumps(
             {**header, "files": listed}, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -363,7 +419,7 @@ def pack(header: Mapping[str, Any], files: Mapping[str, bytes], out: Path) -> Bu
     partial = out.with_name(f".{out.name}.partial")
     try:
         with partial.open("wb") as stream:
-            stream.write(_FIXED.pack(MAGIC, VERSION, len(text), sha256(text).digest()) + text)
+            stream.write(_FIXED.pack(MAGIC, version, len(text), sha256(text).digest()) + text)
             for _, content in sorted(files.items()):
                 stream.write(bytes(_aligned(stream.tell()) - stream.tell()) + content)
             stream.flush()

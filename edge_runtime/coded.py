@@ -6,7 +6,7 @@
     20-51          SHA-256 of the model file
     52-115         of each of eight sections: its size when unpacked, and its size here, 32 bits each
     then           the sections, one after the other, nothing behind:
-      ranges       of the model file, in its order, each cut out as weights: 56 bytes, see `Range`
+      ranges       of the model file, in its order, each cut out as weights: 48 bytes, see `Range`
       classes      rows' scales, a byte a row       maps      contexts: forecasts, limits, tables
       tables       distributions of tokens          values    scales and codebooks, as four planes of bytes
       skeleton     the model file without the ranges, then the low bytes of weights that lie on no grid
@@ -59,11 +59,11 @@ VERSION = 1
 FIXED = struct.Struct("<8sHHQ32s")
 SIZES = struct.Struct("<16I")
 SECTIONS = ("ranges", "classes", "maps", "tables", "values", "skeleton", "bits", "words")
-RANGE = struct.Struct("<QIIHIIBBiIIIBBHII")
+RANGE = struct.Struct("<QIIHIIBBiIIIBBH")
 MAX_TABLES = 255
 DICTIONARY_BYTES = 1 << 20
 PIECE = 1 << 15
-# What decoding takes beside the model file: lanes, tables, a group of rows, LZMA's dictionary. Measured: see the README.
+# What decoding takes beside the model file: lanes, tables, a group of rows, LZMA's dictionary.
 WORK_BYTES = 12 << 20
 
 KINDS = ("int8", "int4", "int16", "grid32", "book32", "book16", "byte", "top32", "top16")
@@ -73,13 +73,13 @@ WIDTHS = (8, 4, 16, 32, 32, 16, 8, 32, 16)
 
 
 class Range(NamedTuple):
-    """`count` values from byte `offset` of the model file on, read as `rows` x `places` x `columns` (`swapped`: they lie
-    there as rows x columns x places), the last row padded. `values`: how many scales or codebook entries, and value n of
-    the range has scale (n // block) % values. `classes`: of rows, 0 for none; `prior`: see lanes.py; `tables`: how many
-    of the file's tables its map uses; `contexts`: 1 where forecasts are used."""
+    """`number` values from byte `offset` of the model file on, read as `rows` x `places` x `columns`, the last row
+    padded; `swapped`: they lie there as rows x columns x places. `values`: how many scales or codebook entries; value n
+    of the range has scale (n // block) % values. `classes`: of rows, 0 for none; `prior`: see lanes.py; `tables`: how
+    many of the file's tables its map uses; `contexts`: 1 where forecasts are used."""
 
     offset: int
-    count: int
+    number: int
     rows: int
     places: int
     columns: int
@@ -93,8 +93,6 @@ class Range(NamedTuple):
     classes: int
     contexts: int
     tables: int
-    reserved: int
-    reserved2: int
 
     @property
     def shape(self) -> Shape:
@@ -103,7 +101,7 @@ class Range(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes in the model file."""
-        return (self.count * WIDTHS[self.kind] + 7) // 8
+        return (self.number * WIDTHS[self.kind] + 7) // 8
 
 
 def filters() -> list[dict[str, int]]:
@@ -113,7 +111,7 @@ def filters() -> list[dict[str, int]]:
 
 
 class Packed:
-    """A packed section, unpacked in order and no further than it is asked for. `tail` stands behind its stored bytes."""
+    """A packed section, unpacked in order and no further than is asked for. `tail`: what follows its stored bytes."""
 
     def __init__(self, source: Reader, stored: int, tail: bytes = b"") -> None:
         import lzma
@@ -178,11 +176,16 @@ def read_header(stream: BinaryIO, start: int, length: int, size: int) -> Header:
     return Header(lanes, size, digest, sections)
 
 
-def decode(stream: BinaryIO, start: int, length: int, size: int) -> bytes:
-    """The model file, of `size` bytes. Raises BundleError for anything that is not as `encode` writes it."""
+def decode(stream: BinaryIO, start: int, length: int, size: int, digest: str = "") -> bytes:
+    """The model file, of `size` bytes, from the coded file in the `length` bytes of `stream` from `start` on. `digest`:
+    the model file's SHA-256, in hexadecimal, where another than the coded file itself states it.
+
+    Raises BundleError for anything that is not as `encode` writes it; the model's SHA-256 is checked."""
     import numpy as np
 
     header = read_header(stream, start, length, size)
+    if digest and digest != header.sha256.hex():
+        raise BundleError("it decodes to another model than the bundle says: their SHA-256 differ")
     places, at = {}, start + FIXED.size + SIZES.size
     for name, (_, stored) in header.sections.items():
         places[name] = Reader(stream, at, stored)
@@ -231,9 +234,9 @@ def _ranges(content: bytes, header: Header) -> list[Range]:
         good = (
             one.kind < len(KINDS)
             and one.offset >= end
-            and one.count > 0
-            and 0 < one.rows * row
-            and 0 <= one.rows * row - one.count < row
+            and one.number > 0
+            and one.rows * row > 0
+            and 0 <= one.rows * row - one.number < row
             and 0 < one.group * row <= MAX_GROUP
             and (one.kind != INT4 or one.group * row % 2 == 0)
             and one.block > 0
@@ -241,14 +244,14 @@ def _ranges(content: bytes, header: Header) -> list[Range]:
             and one.swapped <= 1
             and one.contexts <= 1
             and 0 < one.tables <= MAX_TABLES
-            and 0 < one.values <= one.count + 1
+            and 0 < one.values <= one.number + 1
         )
         if not good or one.offset + one.size > header.size:
             raise BundleError(f"weights {number}: found {one}, wanted a range inside the model, behind the one before")
         end = one.offset + one.size
         symbols += one.rows * row
         steps += one.shape.steps(header.lanes)
-    late = sum(one.count * (WIDTHS[one.kind] // 8 - 1) for one in ranges if one.kind in (TOP32, TOP16))
+    late = sum(one.number * (WIDTHS[one.kind] // 8 - 1) for one in ranges if one.kind in (TOP32, TOP16))
     if header.size - sum(one.size for one in ranges) + late != header.sections["skeleton"][0]:
         raise BundleError("its skeleton and its weights are not as long as the model file together")
     # A step costs as much as some hundred symbols: a file must not ask for many small ones.
@@ -292,7 +295,7 @@ def _plans(ranges: list[Range], small: dict[str, bytes]) -> Iterator[_Plan]:
         place = np.zeros(max(1, one.classes) * FORECASTS, np.uint8)
         if one.tables > 1:
             place = maps.take(place.size, np.uint8)
-        if of_rows.size and int(of_rows.max()) >= one.classes or int(place.max()) >= one.tables:
+        if (of_rows.size and int(of_rows.max()) >= one.classes) or int(place.max()) >= one.tables:
             raise BundleError("found a context outside the map")
         if int(ids.max()) >= len(tables) or used + one.values > values.size or (np.diff(limits.astype(int)) < 0).any():
             raise BundleError("found a table, scale or limit that there is not")
@@ -344,7 +347,7 @@ def _write(out: Array, plan: _Plan, first: int, levels: Array) -> None:
     one = plan.range
     lying = levels.transpose(1, 2, 0) if one.swapped else levels.transpose(1, 0, 2)
     begin = first * one.places * one.columns
-    flat = np.ascontiguousarray(lying).reshape(-1)[: one.count - begin]
+    flat = np.ascontiguousarray(lying).reshape(-1)[: one.number - begin]
     flat += np.int32(one.centre)
     made = _engine_bytes(plan, begin, flat)
     at = one.offset + begin * WIDTHS[one.kind] // 8
@@ -364,7 +367,8 @@ def _engine_bytes(plan: _Plan, begin: int, flat: Array) -> Array:
         return flat.astype("<u2").view(np.uint8)
     if kind == GRID32:
         scales = spread(plan.values.view("<f4"), plan.range.block, begin, flat.size)
-        return (flat.astype(np.float32) * scales).astype("<f4").view(np.uint8)
+        with np.errstate(all="ignore"):  # a hostile file's scales; an overflow is only another wrong model
+            return (flat.astype(np.float32) * scales).astype("<f4").view(np.uint8)
     if kind in (BOOK32, BOOK16):
         if flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < plan.values.size:
             raise BundleError("found a weight outside its codebook")
@@ -412,8 +416,8 @@ def _complete(out: Array, one: Range, skeleton: Packed) -> None:
     import numpy as np
 
     wide = np.dtype("<u4" if one.kind == TOP32 else "<u2")
-    for first in range(0, one.count, PIECE):
-        count = min(PIECE, one.count - first)
+    for first in range(0, one.number, PIECE):
+        count = min(PIECE, one.number - first)
         planes = np.frombuffer(skeleton.take(count * (wide.itemsize - 1)), np.uint8).reshape(-1, count)
         place = slice(one.offset + first * wide.itemsize, one.offset + (first + count) * wide.itemsize)
         turned = out[place].copy().view(wide)
