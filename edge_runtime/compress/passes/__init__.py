@@ -6,5 +6,10 @@ Names decode themselves: what is done, then to how many bits. A new pass is a fi
 # name -> "module:class"
 PASSES: dict[str, str] = {
     "static_w8a8": "static:Static",
+    "dynamic_w8a8": "dynamic:Dynamic",
+    "weights_fp16": "fp16:WeightsFp16",
+    "weights_minifloat": "minifloat:Minifloat",
+    "weights_int": "weights:WeightsOnly",
+    "mixed": "mixed:Mixed",
     "grid": "grid:Grid",
 }
