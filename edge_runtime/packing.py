@@ -33,8 +33,8 @@ _VARIANT_WANTED, _VARIANT_MAY = {"name", "format", "file"}, {"recipe", "metrics"
 
 def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle:
     """Write `out` from `folder`. Every variant is loaded once: a model whose tensors are not what the task feeds, or
-    that no engine here reads, is refused. `encode`: of compress.code, for variants that ask for coding; given from above
-    because the device has no such module. Raises BundleError, EngineError."""
+    that no engine here reads, is refused. `encode`: of compress.code, for variants that ask for coding; given from
+    above because the device has no such module. Raises BundleError, EngineError."""
     manifest = _manifest(folder / MANIFEST)
     files: dict[str, bytes] = {}
     coded: dict[str, Decoded] = {}

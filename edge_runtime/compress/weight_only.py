@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.layers import Layer, array_of, set_array, weighted
 from edge_runtime.compress.cross_moments import gather, measurable
+from edge_runtime.compress.layers import Layer, array_of, set_array, weighted
 from edge_runtime.compress.qdq import Writer
 from edge_runtime.compress.quantizer import raise_opset
 from edge_runtime.compress.rounding import factor, round_together, shrunk

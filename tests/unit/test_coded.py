@@ -205,8 +205,8 @@ def test_every_truncation_and_a_tail_are_refused(model: bytes, coded: bytes):
 
 
 def refused_or_right(content: bytes, model: bytes) -> None:
-    """A byte that nothing reads (behind the end of the skeleton in the lanes, a scale of zeros) may be any; the bundle's
-    digest is over it too."""
+    """A byte that nothing reads (behind the end of the skeleton in the lanes, a scale of zeros) may be any; the
+    bundle's digest is over it too."""
     with contextlib.suppress(BundleError):
         assert read(content, len(model)) == model
 
