@@ -270,8 +270,9 @@ def _pack(
 
 def _travels(step: PassReport, artifact: Artifact) -> dict[str, Any]:
     """A step as the bundle keeps it. `activations` is what the planner looks for: the variant computes in integers."""
-    integers = step.facts.get("activations")
-    return step.step | ({"activations": "int8" if artifact.form == "tflite" else integers} if integers else {})
+    if not step.facts.get("integer_layers") or step.step.get("activation_bits") != 8:
+        return step.step
+    return step.step | {"activations": "int8" if artifact.form == "tflite" else "uint8"}
 
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
