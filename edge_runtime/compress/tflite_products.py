@@ -213,11 +213,14 @@ def convolve(w: Writer, node: Node) -> None:
 
 
 def _hybrid(w: Writer, inputs: list[int], kind: str, whole: bool) -> int:
-    """The version for steps of weights beside float activations; 0 where they are not."""
+    """The version for steps of weights beside float activations; 0 where they are not.
+
+    12 of FULLY_CONNECTED: tflite-runtime 2.14 takes lower ones but reads the first scale alone.
+    """
     if whole or w.file.is_float(inputs[1]):
         return 0
     four = w.file.is_int4(inputs[1])
-    return {"CONV_2D": 7 if four else 5, "DEPTHWISE_CONV_2D": 7 if four else 6}.get(kind, 10 if four else 9)
+    return {"CONV_2D": 7 if four else 5, "DEPTHWISE_CONV_2D": 7 if four else 6}.get(kind, 12)
 
 
 def convolve_back(w: Writer, node: Node) -> None:

@@ -63,7 +63,7 @@ def transpose(w: Writer, node: Node) -> None:
     x = w.value(node.inputs[0])
     perm = [int(one) for one in node.attributes.get("perm", range(x.rank)[::-1])]
     if not x.forms:
-        w.form(x)
+        w.form(x, x.order())
     y = w.new(node.outputs[0])
     y.quant, y.dtype = x.quant, x.dtype
 
@@ -82,6 +82,23 @@ def reshape(w: Writer, node: Node) -> None:
     y.source = x.source if x.source and not x.forms else x
     if len(y.follows) > 1 or (x.follows and not y.follows):
         w.fix_batch()
+
+
+def squeeze(w: Writer, node: Node) -> None:
+    """The axis that goes becomes one that ONNX does not have; Unsqueeze gives such an axis a name again."""
+    x = w.value(node.inputs[0])
+    rank = max(x.rank, len(w.graph.shapes[node.outputs[0]]))
+    axes = [one % rank for one in _numbers(w, node, 1, "axes") or [a for a, size in enumerate(x.shape) if size == 1]]
+    reshape(w, node)
+    kept, orders = [axis for axis in range(rank) if axis not in axes], {}
+    for order in x.forms:
+        if node.kind == "Squeeze":
+            orders[order] = tuple(kept.index(axis) if axis in kept else -1 for axis in order)
+        elif order.count(-1) >= len(axes):
+            named = iter([*axes, *[-1] * order.count(-1)])
+            orders[order] = tuple(next(named) if axis < 0 else kept[axis] for axis in order)
+    y = w.value(node.outputs[0])
+    y.forms = {new: x.forms[old] for old, new in orders.items()}
 
 
 def concat(w: Writer, node: Node) -> None:
@@ -281,7 +298,8 @@ def depth_to_space(w: Writer, node: Node) -> None:
 
 HANDLERS: dict[str, Callable[[Writer, Node], None]] = {
     **dict.fromkeys(("Identity", "Dropout"), same),
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape),
+    **dict.fromkeys(("Reshape", "Flatten"), reshape),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), squeeze),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), depth_to_space),
     "Cast": cast,
     "Concat": concat,

@@ -7,6 +7,7 @@ no operator has made that order yet, and an ONNX Transpose is none at all: it gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -59,10 +60,10 @@ class Value:
         return {4: (0, 2, 3, 1), 3: (0, -1, 2, 1)}.get(self.rank, self.plain)
 
     def order(self) -> Order:
-        """The order in which it exists, the first made where there are several."""
+        """The order in which it exists, the first made where there are several; or comes to exist most cheaply."""
         for order in self.forms:
             return order
-        return self.plain
+        return carried(self.source, self)[1] if self.source else self.plain
 
     def sizes(self, order: Order) -> tuple[int, ...]:
         return tuple(1 if axis < 0 else self.shape[axis] for axis in order)
@@ -98,6 +99,8 @@ class Writer:
         if const and name in self.graph.unsteady:
             self.fix_batch()
         shape, dtype = self.graph.shapes[name], self.graph.dtypes[name]
+        if self.free_batch and len(self.graph.doubles.get(name, shape)) != len(shape):
+            self.fix_batch()  # a Squeeze of whatever has size 1
         follows = self.graph.follows(name) if self.free_batch and not const else ()
         if const and const.packed and const.packed.bits == 8 and len(const.packed.scales) == 1:
             quant = Quant(float(const.packed.scales[0]), int(const.packed.zeros[0]))
@@ -199,12 +202,8 @@ class Writer:
 
     def _reshape(self, value: Value, source: Value) -> None:
         """Write down what was only said to be the same numbers in another shape."""
-        order = source.order()
-        long = source.long(order)
-        if long != sorted(long):
-            order = source.plain
-        number = self.form(source, order)
-        value.forms[value.plain] = self.reshape(number, value.shape, value.free(value.plain), value)
+        order, made = carried(source, value)
+        value.forms[made] = self.reshape(self.form(source, order), value.sizes(made), value.free(made), value)
 
     def reshape(self, tensor: int, shape: tuple[int, ...], free: tuple[int, ...], value: Value) -> int:
         """RESHAPE to `shape`; `free` is the same with -1 for the batch. `value` says name, dtype and quantization."""
@@ -273,6 +272,51 @@ def quant_of(graph: Graph, node: Node) -> Quant:
     if wide and number:
         raise Unsupported(f"found 16-bit activations with zero point {number + shift}, wanted {shift} (symmetric)")
     return Quant(float(np.float32(scale.array.reshape(-1)[0])), number, "int16" if wide else "int8")
+
+
+def carried(source: Value, value: Value) -> tuple[Order, Order]:
+    """Orders of `source` and of `value`, whose numbers it shares, in which a RESHAPE makes one of the other.
+
+    A RESHAPE splits axes and merges neighbours: channels into groups, height and width into places. The order of
+    `source` is the one that it has, if what is to be merged stands together there; else it is put where its last axis
+    stands, which is where the heads of an attention belong.
+    """
+    groups, order = _groups(source, value), source.order()
+    rest = source.long(order)
+    if groups is None:
+        return order if rest == sorted(rest) else source.plain, value.plain
+    wanted, found = list[int](), list[int]()
+    while rest:
+        ours, theirs = next(one for one in groups if rest[-1] in one[0])
+        wanted, found = ours + wanted, theirs + found
+        rest = [axis for axis in rest if axis not in ours]
+    if wanted != source.long(order):
+        order = _with_ones(source, wanted)
+    return order, value.plain if found == sorted(found) else _with_ones(value, found)
+
+
+def _with_ones(value: Value, axes: list[int]) -> Order:
+    return (*axes[:1], *(axis for axis in value.plain if axis not in axes), *axes[1:])
+
+
+def _groups(source: Value, value: Value) -> list[tuple[list[int], list[int]]] | None:
+    """Runs of axes of both that hold the same numbers; axes of size 1 are left out."""
+    left, right = source.long(source.plain), value.long(value.plain)
+    groups = []
+    while left and right:
+        ours, theirs = [left.pop(0)], [right.pop(0)]
+        while (pair := (_amount(source, ours), _amount(value, theirs)))[0] != pair[1]:
+            rest = left if pair[0] < pair[1] else right
+            if not rest:
+                return None
+            (ours if pair[0] < pair[1] else theirs).append(rest.pop(0))
+        groups.append((ours, theirs))
+    return None if left or right else groups
+
+
+def _amount(value: Value, axes: list[int]) -> int:
+    # the batch counts as a number that no other product is
+    return math.prod(1_000_003 if axis in value.follows else value.shape[axis] for axis in axes)
 
 
 def turned(array: Array, order: Order) -> Array:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edge_runtime.compress import tflite_ops, tflite_pools, tflite_products, tflite_shapes
-from edge_runtime.compress.tflite_build import LiteFile
+from edge_runtime.compress.tflite_build import KINDS, LiteFile
 from edge_runtime.compress.tflite_fuse import fuse
-from edge_runtime.compress.tflite_read import Graph, read_nodes, run_for_sizes
+from edge_runtime.compress.tflite_read import Graph, Node, read_nodes, run_for_sizes
 from edge_runtime.compress.tflite_values import BatchIsFixed, Unsupported, Value, Writer, quant_of
 from edge_runtime.errors import InputError, UsageError
 
@@ -87,17 +87,25 @@ def _attempt(graph: Graph, weights: str, free_batch: bool, pack: bool) -> tuple[
             if node.kind not in _HANDLERS:
                 raise Unsupported("found one that depends on the inputs' values, wanted constants alone")
             _HANDLERS[node.kind](w, node)
-        except Unsupported as error:
-            problems.append(f"{node}: {error}")
-            for name in filter(None, node.outputs):  # so that the nodes behind it can be looked at, too
-                made = w.new(name)
-                made.forms[made.plain] = w.tensor(name, made.shape, made.dtype)
+        except BatchIsFixed:
+            raise
+        except Exception as error:  # a form of it that nobody thought of: the others are looked at all the same
+            words = str(error) if isinstance(error, Unsupported) else f"cannot be written: {error!r}"
+            problems.append(f"{node}: {words}")
+            _stand_in(w, node)
     if problems or not pack:
         return problems, b""
     outputs = [_output(w, name, taken) for taken, name in _distinct(w, graph)]
     _name_ends(w.file, graph, inputs, outputs)
     _sign_batch(w, graph, inputs, outputs)
     return [], w.file.finish(inputs, outputs)
+
+
+def _stand_in(w: Writer, node: Node) -> None:
+    """Outputs for a node that cannot be written, so that the nodes behind it can be looked at, too."""
+    for name in filter(None, node.outputs):
+        made = w.new(name)
+        made.forms[made.plain] = w.tensor(name, made.shape, made.dtype if made.dtype in KINDS else "float32")
 
 
 def _input(w: Writer, name: str) -> int:
@@ -155,5 +163,6 @@ def _sign_batch(w: Writer, graph: Graph, inputs: list[int], outputs: list[int]) 
         return
     for number, name in zip((*inputs, *outputs), (*graph.inputs, *graph.outputs), strict=True):
         value = w.values[name]
-        order = next((one for one, made in (value.forms | value.reals).items() if made == number), value.plain)
+        known = (*value.forms.items(), *value.reals.items())
+        order = next((one for one, made in known if made == number), value.plain)
         w.file.sign(number, value.free(order))

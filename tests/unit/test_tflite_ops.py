@@ -155,6 +155,11 @@ MOVES = [
     image("mean, flatten", lambda n: (n.add("GlobalAveragePool", n.conv(4, 4, 1)), n.add("Flatten"))),
     image("reshape", lambda n: n.add("Reshape", n.conv(4, 4, 1), n.const([0, 4, -1]))),
     image("squeeze", lambda n: n.add("Squeeze", n.add("GlobalAveragePool", n.conv(4, 4, 1)), n.const([2, 3]))),
+    rows("squeeze all", lambda n: n.add("Squeeze", n.add("ReduceMax", "x", n.const([1])))),
+    image("channels shuffled", lambda n: shuffle(n)),
+    image("places as rows", lambda n: n.add("MatMul", places(n), n.random(4, 5))),
+    image("places merged and the channels split", lambda n: n.add("Reshape", n.conv(4, 4, 1), n.const([0, 2, 2, 120]))),
+    rows("signal's mean as torch writes it", lambda n: torch_mean(n)),
     rows("unsqueeze", lambda n: n.add("Unsqueeze", "x", n.const([1]))),
     rows("shape", lambda n: n.add("Reshape", "x", n.add("Concat", batch_of(n), n.const([-1]), axis=0))),
     image("transpose", lambda n: n.add("Transpose", n.conv(4, 4, 1), perm=[0, 2, 3, 1])),
@@ -185,6 +190,22 @@ def resize(n: Net, mode: str, **attributes: str) -> None:
 def batch_norm(n: Net) -> None:
     variance = n.const(np.abs(n.rng.standard_normal(4)).astype(np.float32))
     n.add("BatchNormalization", n.conv(4, 4, 1), n.random(4), n.random(4), n.random(4), variance)
+
+
+def shuffle(n: Net) -> None:
+    n.add("Reshape", n.conv(6, 4, 1), n.const([0, 2, 3, 10, 12]))
+    n.conv(6, 6, 1, n.add("Reshape", n.add("Transpose", perm=[0, 2, 1, 3, 4]), n.const([0, 6, 10, 12])))
+
+
+def places(n: Net) -> str:
+    """What a vision transformer does behind its first convolution."""
+    return n.add("Transpose", n.add("Reshape", n.conv(4, 4, 1), n.const([0, 4, -1])), perm=[0, 2, 1])
+
+
+def torch_mean(n: Net) -> None:
+    """AdaptiveAvgPool1d(1)."""
+    wide = n.add("Unsqueeze", n.add("Conv", "x", n.random(5, 6, 3), pads=[1, 1]), n.const([2]))
+    n.add("Squeeze", n.add("ReduceMean", wide, n.const([2, 3])), n.const([2]))
 
 
 def batch_of(n: Net) -> str:

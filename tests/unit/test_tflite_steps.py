@@ -56,6 +56,10 @@ BODIES: dict[str, Build] = {
 }
 
 
+# LiteRT has no integer kernel for them, or not with these scales
+FLOAT_PARTS = ("mean pool, pads", "tanh", "hard swish", "linear")
+
+
 def around(build: Build) -> Net:
     """A convolution, what is tested, a convolution."""
     n = Net("batch", 4, 8, 8)
@@ -69,6 +73,6 @@ def around(build: Build) -> Net:
 def test_steps_are_at_most_one_apart(name: str):
     model = quantized(around(BODIES[name]))
     content = to_tflite(model)
-    apart = steps_apart(model, content, feeds_of(model, 1, seed=11))
-    print(name, apart, [x.kind for x in read_graph(content, "tflite", "")])
-    assert apart < 1.01
+    assert steps_apart(model, content, feeds_of(model, 1, seed=11)) < 1.01
+    kinds = [one.kind for one in read_graph(content, "tflite", "")]
+    assert (kinds.count("quantize") == kinds.count("dequantize") == 1) is (name not in FLOAT_PARTS)
