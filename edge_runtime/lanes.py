@@ -157,7 +157,7 @@ class Decoder:
 
         count = table.size
         states = self.states[:count]
-        entry = self.tables.take(table + (states & (SLOTS - 1)), mode="clip")
+        entry = self.tables.take(table + (states & (SLOTS - 1)).view(np.int32), mode="clip")
         states >>= BITS
         share = entry >> 8
         share &= SLOTS - 1

@@ -20,26 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.bundle import Decoded
-from edge_runtime.coded import (
-    BYTE,
-    FIXED,
-    KINDS,
-    MAGIC,
-    PIECE,
-    RANGE,
-    SECTIONS,
-    SIZES,
-    VERSION,
-    Range,
-    decode,
-    filters,
-)
+from edge_runtime.coded import FIXED, MAGIC, SECTIONS, SIZES, VERSION, decode, filters
 from edge_runtime.compress.code_contexts import MOST_A_FILE, MOST_A_TENSOR, Coded, fit, logarithms, merge
 from edge_runtime.compress.code_find import Found, find_weights
 from edge_runtime.compress.code_levels import Leveled, axes, level
 from edge_runtime.digest import sha256
 from edge_runtime.errors import InputError
 from edge_runtime.lanes import BITS, FORECASTS, LOW, ZERO, frequencies, split
+from edge_runtime.ranges import BYTE, KINDS, PIECE, RANGE, Range
 
 if TYPE_CHECKING:
     from edge_runtime.lanes import Array
@@ -58,7 +46,7 @@ class TensorReport:
     dtype: str
     kind: str
     grid: str
-    count: int
+    number: int
     before_bytes: int
     stored_bytes: int
     bits: float
@@ -325,7 +313,7 @@ def _report(one: _Tensor, model: bytes) -> TensorReport:
         dtype=one.found.dtype,
         kind=KINDS[one.leveled.kind],
         grid=one.leveled.grid,
-        count=one.found.number,
+        number=one.found.number,
         before_bytes=one.found.length,
         stored_bytes=round(bits * one.found.number / 8) + 3 * one.leveled.values.size,
         bits=round(bits, 4),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.coded import BOOK16, BOOK32, BYTE, GRID32, INT4, INT8, INT16, TOP16, TOP32
 from edge_runtime.lanes import LIMIT, MAX_GROUP, Shape
+from edge_runtime.ranges import BOOK16, BOOK32, BYTE, GRID32, INT4, INT8, INT16, TOP16, TOP32
 
 if TYPE_CHECKING:
     from edge_runtime.compress.code_find import Found
