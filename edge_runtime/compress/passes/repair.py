@@ -24,7 +24,7 @@ class Repair:
     `features` weighs the difference of inner tensors besides, those that both graphs have under one name and in one
     shape; `augment` turns, shifts and lightens pictures, as items are few; `keep_zeros` leaves weights at 0 that are 0;
     `keep_values` moves weights that are equal in a layer together (after share_weights; Han et al., 2016), so that
-    values stay few; `held_out` share of the items judges: the best epoch is taken, none if none is better than the start.
+    values stay few; `held_out` share of the items judges: the best epoch is taken, none if all are worse than before.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("onnx",)
