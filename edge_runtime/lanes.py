@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from edge_runtime.errors import BundleError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
@@ -67,8 +66,8 @@ class Shape(NamedTuple):
 
 class Contexts(NamedTuple):
     """`weights`: (places, 3) int32, forecast = column mean (in 64ths) * w0 + sum over the kernel so far * w1 + w2, in
-    256ths; `prior`: the column mean before the first row, in 64ths; `classes`: (rows,) uint8, or empty for one; `tables`:
-    (classes * 512,) intp, what is passed to `step` for a class and a forecast."""
+    256ths; `prior`: the column mean before the first row, in 64ths; `classes`: (rows,) uint8, or empty for one;
+    `tables`: (classes * 512,) intp, what is passed to `step` for a class and a forecast."""
 
     weights: Array
     prior: int
@@ -153,12 +152,12 @@ class Decoder:
         self.tables = np.zeros(0, np.uint32)
 
     def step(self, table: Array) -> Array:
-        """The tokens of the first lanes, `table` being the place of each one's table in `tables`: (n,) intp -> uint8."""
+        """(n,) intp, the place in `tables` of the table of each of the first lanes -> their tokens, uint8."""
         import numpy as np
 
         count = table.size
         states = self.states[:count]
-        entry = self.tables.take(table + (states & (SLOTS - 1)), mode="clip")
+        entry = self.tables.take(table + (states & (SLOTS - 1)).view(np.int32), mode="clip")
         states >>= BITS
         share = entry >> 8
         share &= SLOTS - 1
@@ -169,7 +168,8 @@ class Decoder:
         if low.size:
             words = np.frombuffer(self.words.take(2 * low.size), "<u2")
             states[low] = (states[low] << 16) | words
-        return entry.astype(np.uint8)
+        tokens: Array = entry.astype(np.uint8)
+        return tokens
 
     def tail(self) -> bytes:
         """What the encoder put into the lanes' first states, once the last token is read."""
@@ -217,7 +217,7 @@ def frequencies(logarithms: Array) -> Array:
 
 
 def spread_tables(limits: Array, tables: Array) -> Array:
-    """From (classes * 16,) tables of forecasts between up to 15 ascending `limits` to (classes * 512,) of all forecasts."""
+    """(classes * 16,) tables of forecasts between up to 15 ascending `limits` -> (classes * 512,) of all forecasts."""
     import numpy as np
 
     between = np.searchsorted(limits, np.arange(DEPTH), side="right")

@@ -3,9 +3,9 @@
     python scripts/readme.py [--check]
 
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources, under models/: malaria/metrics.json (train.py),
-malaria/bench.jsonl (bench_run.py), */bench.jsonl (compress_models.py), the bundle's measured costs (measure_costs.py), peers.jsonl (bench_peers),
-prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl (check_choice.py, arm/race),
-overhead.jsonl (bench_overhead.py); and device_profiles/.
+*/bench.jsonl (bench_run.py, compress_models.py), the bundle's measured costs (measure_costs.py), peers.jsonl
+(bench_peers), prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl (check_choice.py,
+arm/race), overhead.jsonl (bench_overhead.py); and device_profiles/.
 """
 
 from __future__ import annotations

@@ -14,30 +14,20 @@ from __future__ import annotations
 import io
 import lzma
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.coded import (
-    BYTE,
-    FIXED,
-    KINDS,
-    MAGIC,
-    PIECE,
-    RANGE,
-    SECTIONS,
-    SIZES,
-    VERSION,
-    Range,
-    decode,
-    filters,
-)
+from edge_runtime.bundle import Decoded
+from edge_runtime.coded import FIXED, MAGIC, SECTIONS, SIZES, VERSION, decode, filters
 from edge_runtime.compress.code_contexts import MOST_A_FILE, MOST_A_TENSOR, Coded, fit, logarithms, merge
 from edge_runtime.compress.code_find import Found, find_weights
 from edge_runtime.compress.code_levels import Leveled, axes, level
 from edge_runtime.digest import sha256
 from edge_runtime.errors import InputError
 from edge_runtime.lanes import BITS, FORECASTS, LOW, ZERO, frequencies, split
+from edge_runtime.ranges import BYTE, KINDS, PIECE, RANGE, Range
 
 if TYPE_CHECKING:
     from edge_runtime.lanes import Array
@@ -56,7 +46,7 @@ class TensorReport:
     dtype: str
     kind: str
     grid: str
-    count: int
+    number: int
     before_bytes: int
     stored_bytes: int
     bits: float
@@ -134,7 +124,7 @@ def plain_zeros(model: bytes, format_: str) -> bytes:
     for one in find_weights(model, format_):
         if one.dtype in ("float32", "float16", "bfloat16"):
             kind = np.uint32 if one.dtype == "float32" else np.uint16
-            bits = np.frombuffer(made, kind, one.count, one.offset)
+            bits = np.frombuffer(made, kind, one.number, one.offset)
             bits[bits == kind(1 << (bits.itemsize * 8 - 1))] = 0
     return bytes(made)
 
@@ -188,7 +178,8 @@ def _histograms(one: _Tensor) -> Array:
 
 def _tables(tensors: list[_Tensor]) -> list[tuple[int, Array]]:
     """The file's tables, as they are stored; each tensor is told which one each of its contexts has."""
-    sums, owners = [], []
+    sums: list[Array] = []
+    owners: list[tuple[Array, int]] = []
     for one in tensors:
         counts = _histograms(one)
         cluster = merge(counts, MOST_A_TENSOR)
@@ -229,7 +220,7 @@ def _describe(one: _Tensor, parts: dict[str, io.BytesIO]) -> None:
     parts["values"].write(values.astype("<u4").tobytes())
     fields = Range(
         offset=one.found.offset,
-        count=one.found.count,
+        number=one.found.number,
         rows=shape.rows,
         places=shape.places,
         columns=shape.columns,
@@ -243,8 +234,6 @@ def _describe(one: _Tensor, parts: dict[str, io.BytesIO]) -> None:
         classes=classes,
         contexts=int(forecasts),
         tables=ids.size,
-        reserved=0,
-        reserved2=0,
     )
     parts["ranges"].write(RANGE.pack(*fields))
 
@@ -291,7 +280,7 @@ def _words(tensors: list[_Tensor], tables: list[tuple[int, Array]], lanes: int, 
     for one in reversed(tensors):
         which = one.place.take(one.coded.cells) * 256 + one.coded.tokens
         shares, starts = share.reshape(-1).take(which), start.reshape(-1).take(which)
-        one.bits = (float((BITS - np.log2(shares)).sum()) + one.low_bits) / one.found.count
+        one.bits = (float((BITS - np.log2(shares)).sum()) + one.low_bits) / one.found.number
         end = shares.size
         for block in reversed(one.coded.blocks):
             begin = end - block
@@ -317,17 +306,24 @@ def _report(one: _Tensor, model: bytes) -> TensorReport:
     counts = _histograms(one).sum(axis=0)
     share = counts[counts > 0] / counts.sum()
     extra = one.low_bits + 8 * one.leveled.low.size
-    bits = one.bits + 8 * one.leveled.low.size / one.found.count
+    bits = one.bits + 8 * one.leveled.low.size / one.found.number
     return TensorReport(
         name=one.found.name,
         shape=one.found.shape,
         dtype=one.found.dtype,
         kind=KINDS[one.leveled.kind],
         grid=one.leveled.grid,
-        count=one.found.count,
+        number=one.found.number,
         before_bytes=one.found.length,
-        stored_bytes=round(bits * one.found.count / 8) + 3 * one.leveled.values.size,
+        stored_bytes=round(bits * one.found.number / 8) + 3 * one.leveled.values.size,
         bits=round(bits, 4),
-        entropy_bits=round(float(-(share * np.log2(share)).sum()) + extra / one.found.count, 4),
+        entropy_bits=round(float(-(share * np.log2(share)).sum()) + extra / one.found.number, 4),
         zeros=round(float((one.leveled.levels + one.leveled.centre == 0).mean()), 4),
     )
+
+
+@lru_cache(maxsize=4)  # a run asks for the bytes when it judges, and again when it packs
+def for_bundle(model: bytes, format_: str) -> tuple[bytes, Decoded]:
+    """What `packing.pack_folder` wants: the coded file, and what it decodes to."""
+    made = encode(model, format_)
+    return made.content, Decoded(made.size, made.sha256)

@@ -1,4 +1,4 @@
-"""Contexts and tables: what is worth knowing of a token before it is read, and which distributions are worth storing."""
+"""Contexts and tables: what is worth knowing of a token before it is read, which distributions are worth storing."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def _classes(sizes: Array) -> Array:
 
 
 def _weights(shape: Shape, sizes: Array, prior: int) -> Array:
-    """(places, 3) int32: a token's magnitude by least squares from its column's mean and its kernel's sum, scaled so that
-    forecasts fill their range."""
+    """(places, 3) int32: a token's magnitude by least squares from its column's mean and its kernel's sum, scaled so
+    that forecasts fill their range."""
     rows, places, columns, group = shape
     starts = np.arange(0, rows, group)
     sums = np.add.reduceat(sizes, starts, axis=0, dtype=_FLOAT)
@@ -129,7 +129,8 @@ def _code_length(counts: Array) -> Array:
     """Bits that symbols with these counts take, along the last axis."""
     total = counts.sum(axis=-1)
     inner = counts * np.log2(np.maximum(counts, 1))
-    return total * np.log2(np.maximum(total, 1)) - inner.sum(axis=-1)
+    made: Array = total * np.log2(np.maximum(total, 1)) - inner.sum(axis=-1)
+    return made
 
 
 def _stored_bits(counts: Array) -> Array:
@@ -141,7 +142,7 @@ def _stored_bits(counts: Array) -> Array:
 
 
 def merge(counts: Array, most: int, extra_bits: float = 0.0) -> Array:
-    """Cluster histograms, (n, tokens), by what coding them together costs: returns the cluster of each, numbered from 0.
+    """Cluster histograms, (n, tokens), by what coding them together costs: returns the cluster of each, from 0 on.
     Two are one where that takes fewer bits than a second table, or where there are more than `most`."""
     sums = counts.astype(_FLOAT)
     parent = np.arange(len(sums))
@@ -159,18 +160,18 @@ def merge(counts: Array, most: int, extra_bits: float = 0.0) -> Array:
         gains[one] = -np.inf
         gain[one], gain[:, one] = gains, gains
 
-    for one in np.flatnonzero(alive):
-        refresh(int(one))
+    for place in np.flatnonzero(alive):
+        refresh(int(place))
     while alive.sum() > 1:
-        one, other = divmod(int(gain.argmax()), len(sums))
-        if gain[one, other] <= 0 and alive.sum() <= most:
+        best, other = divmod(int(gain.argmax()), len(sums))
+        if gain[best, other] <= 0 and alive.sum() <= most:
             break
-        sums[one] += sums[other]
+        sums[best] += sums[other]
         alive[other] = False
-        parent[parent == other] = one
+        parent[parent == other] = best
         gain[other], gain[:, other] = -np.inf, -np.inf
-        cost[one] = _code_length(sums[one]) + _stored_bits(sums[one]) + extra_bits
-        refresh(one)
+        cost[best] = _code_length(sums[best]) + _stored_bits(sums[best]) + extra_bits
+        refresh(best)
     parent[~np.isin(parent, np.flatnonzero(alive))] = np.flatnonzero(alive)[0]
     return np.unique(parent, return_inverse=True)[1].astype(np.int64)
 

@@ -27,7 +27,7 @@ class Found(NamedTuple):
     layout: str
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         return self.length * 8 // BITS[self.dtype]
 
 

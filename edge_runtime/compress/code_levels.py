@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.coded import BOOK16, BOOK32, BYTE, GRID32, INT4, INT8, INT16, TOP16, TOP32
 from edge_runtime.lanes import LIMIT, MAX_GROUP, Shape
+from edge_runtime.ranges import BOOK16, BOOK32, BYTE, GRID32, INT4, INT8, INT16, TOP16, TOP32
 
 if TYPE_CHECKING:
     from edge_runtime.compress.code_find import Found
@@ -20,12 +20,13 @@ MIN_RAW_COUNT = 256
 MAX_BOOK = 4096
 FLAT_COLUMNS = 1024
 LANES_A_STEP = 4096
-BLOCKS = (16, 32, 64, 128, 256)
+BLOCKS = (256, 128, 64, 32, 16)
 
 
 class Leveled(NamedTuple):
-    """`levels`: (count,) int32, without the centre (of the kinds from BYTE on: the tokens); `values`: (n,) uint32, scales or codebook entries as bits; value i has
-    scale (i // block) % n; `low`: (1 or 3, count) uint8, the bytes that are stored as they are; `grid`: its name."""
+    """`levels`: (count,) int32, without the centre (of the kinds from BYTE on: the tokens). `values`: (n,) uint32,
+    scales or codebook entries as bits; value i has scale (i // block) % n. `low`: (1 or 3, count) uint8, the bytes that
+    are stored as they are. `grid`: how scales are shared out."""
 
     kind: int
     centre: int
@@ -43,7 +44,7 @@ _NO_LOW: Any = np.zeros((0, 0), np.uint8)
 def level(found: Found, model: bytes) -> Leveled | None:
     """None where the tensor is better left in the skeleton."""
     raw = np.frombuffer(model, np.uint8, found.length, found.offset)
-    if found.count < MIN_COUNT:
+    if found.number < MIN_COUNT:
         return None
     if found.dtype in ("int4", "uint4"):
         halves = np.empty(2 * raw.size, np.int32)
@@ -115,8 +116,8 @@ def _grid(found: Found, values: Array) -> Leveled | None:
     """float32(level) * scale, exactly, with the fewest scales that do."""
     if not np.isfinite(values).all() or np.signbit(values[values == 0]).any():
         return None
-    for name, block, scales in _ways(found.shape, found.count):
-        if scales > 1 and found.count // scales < 4:
+    for name, block, scales in _ways(found.shape, found.number):
+        if scales > 1 and found.number // scales < 4:
             continue
         lines = values.reshape(-1, scales, block).transpose(1, 0, 2).reshape(scales, -1)
         busiest = np.argsort(-np.abs(lines).max(axis=1))[:3]
@@ -128,7 +129,7 @@ def _grid(found: Found, values: Array) -> Leveled | None:
                 break
             steps[number] = step
         else:
-            each = np.repeat(np.tile(steps, found.count // (scales * block)), block)
+            each = np.repeat(np.tile(steps, found.number // (scales * block)), block)
             levels = np.rint(values.astype(np.float64) / each).astype(np.int32)
             if (levels.astype(np.float32) * each).tobytes() == values.tobytes():
                 return Leveled(GRID32, 0, levels, steps.view(np.uint32), block, _NO_LOW, f"a scale for {name}")
@@ -166,7 +167,7 @@ def _step(line: Array) -> float:
 
 def axes(found: Found) -> tuple[Shape, bool]:
     """How its axes are read, and whether kernel positions lie last."""
-    shape, count = found.shape, found.count
+    shape, count = found.shape, found.number
     rows, places, columns, swapped = -(-count // FLAT_COLUMNS), 1, min(count, FLAT_COLUMNS), False
     if math.prod(shape) == count and len(shape) > 1:
         if len(shape) == 2:

@@ -108,7 +108,10 @@ def gather(
                 made += [other.sum(axis=1, dtype=np.float64), np.matmul(other.transpose(0, 2, 1), patches)]
             sums = made if not sums else [one + more for one, more in zip(sums, made, strict=True)]
             rows += patches.shape[1]
-    return Moments(sums[0] / rows, sums[1] / np.float32(rows), rows, *(one / np.float32(rows) for one in sums[2:]))
+    moments = Moments(sums[0] / rows, (sums[1] / rows).astype(np.float32), rows)
+    if original is not None:
+        moments.wanted_mean, moments.cross = sums[2] / rows, (sums[3] / rows).astype(np.float32)
+    return moments
 
 
 def inputs_of(layer: Layer, array: NDArray[np.float32], an_item: int) -> Iterator[NDArray[np.float32]]:

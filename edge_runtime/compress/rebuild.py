@@ -8,6 +8,7 @@ Luo, Wu, Lin (2017, ThiNet), which fit by layer outputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.groups import Dependencies
 from edge_runtime.compress.layers import Layer, add_array, array_of, attribute, set_array, weighted
-from edge_runtime.compress.moments import rows_of
+from edge_runtime.compress.moments import PLACES, ROOM_BYTES, rows_of
 from edge_runtime.compress.outputs import tap
 from edge_runtime.compress.recipe import Progress
 from edge_runtime.compress.samples import Samples
@@ -39,12 +40,15 @@ def rebuild(dependencies: Dependencies, keep: Any, artifact: Artifact, samples: 
     read = {names[mark.node]: mark.ids for mark in dependencies.marks if mark.role == "in"}
     made = {names[mark.node]: mark.ids for mark in dependencies.marks if mark.role == "out"}
     first = _first_changed(dependencies, keep)
-    found = [layer for layer in weighted(artifact.model()) if _fits(layer) and names.index(layer.node.name) > first]
     shared = _shared(artifact.model())
-    for number, layer in enumerate(found):
+    found = [
+        layer
+        for layer in weighted(artifact.model())
+        if _fits(layer) and names.index(layer.node.name) > first and layer.name in old
+        if layer.weight.name not in shared
+    ]
+    for number, (layer, rows) in enumerate(_rows_before(before, samples, found)):
         tell(number, len(found), f"fitting {layer.name}")
-        if layer.name not in old or layer.weight.name in shared:
-            continue
         # the original's weights, of the outputs that are left, its inputs first
         whole = np.moveaxis(array_of(old[layer.name].weight), _into(layer), 0)
         if layer.name in made:
@@ -52,11 +56,43 @@ def rebuild(dependencies: Dependencies, keep: Any, artifact: Artifact, samples: 
         chosen = np.arange(len(whole))
         if layer.name in read:
             chosen = chosen[dependencies.kept(keep, read[layer.name])]
-        fitted = _fit(before, artifact, samples, layer, chosen, whole)
+        fitted = _fit(rows, artifact, samples, layer, chosen, whole)
         if fitted is not None:
             artifact = _write(artifact, layer.name, *fitted)
     tell(len(found), len(found), "fitted")
     return settle(artifact.model())
+
+
+def _rows_before(before: Artifact, samples: Samples, layers: list[Layer]) -> Iterator[tuple[Layer, list[Any]]]:
+    """For each layer, batch by batch, the rows that it read in the original: layers together as memory allows, so
+    that the original runs seldom."""
+    waiting = list(layers)
+    while waiting:
+        chosen: list[Layer] = []
+        room = ROOM_BYTES
+        while waiting and (not chosen or _row_bytes(waiting[0], samples) <= room):
+            room -= _row_bytes(waiting[0], samples)
+            chosen.append(waiting.pop(0))
+        kept: dict[str, list[Any]] = {layer.name: [] for layer in chosen}
+        for found in tap(before, samples, list(dict.fromkeys(_input(layer) for layer in chosen))):
+            for layer in chosen:
+                kept[layer.name].append(_rows(layer, found[_input(layer)]))
+        for layer in chosen:
+            yield layer, kept.pop(layer.name)
+
+
+def _row_bytes(layer: Layer, samples: Samples) -> int:
+    return int(samples.count * PLACES * array_of(layer.weight).shape[_into(layer)] * 4)
+
+
+def _rows(layer: Layer, array: Any) -> Any:
+    return rows_of(array, 1 if layer.kind != "dense" else array.ndim - 1)
+
+
+def _input(layer: Layer) -> str:
+    value = layer.node.inputs[0]
+    assert value is not None
+    return value.name or ""
 
 
 def _fits(layer: Layer) -> bool:
@@ -86,16 +122,13 @@ def _centered(layer: Layer) -> bool:
 
 
 def _fit(
-    before: Artifact, now: Artifact, samples: Samples, layer: Layer, chosen: Any, whole: Any
+    before: list[Any], now: Artifact, samples: Samples, layer: Layer, chosen: Any, whole: Any
 ) -> tuple[Any, Any] | None:
     """(weights, what is added to the bias) in the layer's own order of axes; None where nothing is different."""
-    value = layer.node.inputs[0]
-    assert value is not None and value.name is not None
+    name = _input(layer)
     sums: list[Any] = [_Sums(len(whole), len(chosen)) for _ in range(2)]
-    pairs = zip(tap(before, samples, [value.name]), tap(now, samples, [value.name]), strict=True)
-    for number, (first, second) in enumerate(pairs):
-        axis = 1 if layer.kind != "dense" else first[value.name].ndim - 1
-        sums[number % HELD == HELD - 1].add(rows_of(first[value.name], axis), rows_of(second[value.name], axis))
+    for number, (old, found) in enumerate(zip(before, tap(now, samples, [name]), strict=True)):
+        sums[number % HELD == HELD - 1].add(old, _rows(layer, found[name]))
     both = sums[0] + sums[1]
     if both.unchanged(chosen):
         return None

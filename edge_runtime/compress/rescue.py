@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.calibrate import Seen, observe
+from edge_runtime.compress.cross_moments import gather, measurable
 from edge_runtime.compress.drift import Drift, compare
 from edge_runtime.compress.equalize import equalize
 from edge_runtime.compress.layers import weighted
-from edge_runtime.compress.cross_moments import gather, measurable
 from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.quantizer import Options, quantize, tensors_to_watch
 from edge_runtime.compress.recipe import Context

@@ -52,36 +52,39 @@ def shrunk(second: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
 def round_together(
     matrix: NDArray[np.float32], steps: NDArray[np.float32], r: NDArray[np.float32], choose: Rounder
 ) -> tuple[NDArray[np.float32], float]:
-    """Levels float32 (O, K) for weights (O, K), steps (O,), R (K, K); and the squared change of the output, summed
-    over the rows. `choose` picks the level of one column."""
+    """Levels float32 (O, K) for weights (O, K), steps (O,) or (O, K), R (K, K); and the squared change of the output,
+    summed over the rows. `choose` picks the level of one column."""
     import numpy as np
 
     rows, size = matrix.shape
-    scaled = matrix / steps[:, None]
-    levels = np.zeros_like(scaled)
-    errors = np.zeros_like(scaled)  # in steps
+    by = np.broadcast_to(steps[:, None] if steps.ndim == 1 else steps, matrix.shape)
+    levels = np.zeros_like(matrix)
+    errors = np.zeros_like(matrix)
     diagonal = np.maximum(np.diag(r), np.float32(1e-12))
-    square = steps**2
-    loss = np.zeros(rows, np.float64)
+    loss = 0.0
     for start in range(0, size, _BLOCK):
         end = min(size, start + _BLOCK)
         back = errors[:, :start] @ r[:start, start:end] if start else np.zeros((rows, end - start), np.float32)
         for column in range(start, end):
-            inner = back[:, column - start]
+            inner, step = back[:, column - start], by[:, column]
             if column > start:
                 inner = inner + errors[:, start:column] @ r[start:column, column]
-            target = scaled[:, column] + inner / diagonal[column]
-            level = choose(column, target, square * diagonal[column] ** 2)
+            target = (matrix[:, column] + inner / diagonal[column]) / step
+            weight = (step * diagonal[column]) ** 2
+            level = choose(column, target, weight)
             levels[:, column] = level
-            errors[:, column] = scaled[:, column] - level
-            loss += (target - level).astype(np.float64) ** 2 * float(diagonal[column]) ** 2
-    return levels, float((loss * square).sum())
+            errors[:, column] = matrix[:, column] - level * step
+            loss += float(((target - level) ** 2 * weight).sum())
+    return levels, loss
 
 
-def nearest(top: int) -> Rounder:
+def nearest(top: int, low: int | None = None) -> Rounder:
+    """From `low` (-top where none is given) to `top`."""
     import numpy as np
 
+    least = -top if low is None else low
+
     def choose(column: int, target: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.clip(np.round(target), -top, top)
+        return np.clip(np.round(target), least, top)
 
     return choose

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.compress import verify
 from edge_runtime.compress.artifact import Artifact, need_packages, slim
+from edge_runtime.compress.code import for_bundle
 from edge_runtime.compress.export import load_model
 from edge_runtime.compress.outputs import specs
 from edge_runtime.compress.prepare import prepare
@@ -263,14 +264,15 @@ def _pack(
         manifest: dict[str, Any] = {"name": about.name, "version": about.version, "task": dict(about.task)}
         manifest |= {"labels": list(about.labels), "preprocessing": dict(about.preprocessing), "variants": variants}
         write_whole(folder / MANIFEST, json.dumps(manifest).encode())
-        packed = pack_folder(folder, out)
+        packed = pack_folder(folder, out, for_bundle)
     return {"path": out.name, "bytes": packed.size, "digest": packed.digest}
 
 
 def _travels(step: PassReport, artifact: Artifact) -> dict[str, Any]:
     """A step as the bundle keeps it. `activations` is what the planner looks for: the variant computes in integers."""
-    integers = step.facts.get("activations")
-    return step.step | ({"activations": "int8" if artifact.form == "tflite" else integers} if integers else {})
+    if not step.facts.get("integer_layers") or step.step.get("activation_bits") != 8:
+        return step.step
+    return step.step | {"activations": "int8" if artifact.form == "tflite" else "uint8"}
 
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,9 +34,9 @@ def stored_bytes(artifact: Artifact, coded: bool) -> int:
     """What a bundle stores of it."""
     if not coded:
         return len(artifact.content)
-    from edge_runtime.compress.code import encode
+    from edge_runtime.compress.code import for_bundle
 
-    return len(encode(artifact.content, artifact.format).content)
+    return len(for_bundle(artifact.content, artifact.format)[0])
 
 
 def judge(artifact: Artifact, original: Artifact, samples: Samples | None) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Names decode themselves: what is done, then to how many bits. A new pass is a fi
 # name -> "module:class"
 PASSES: dict[str, str] = {
     "static_w8a8": "static:Static",
+    "dynamic_w8a8": "dynamic:Dynamic",
+    "mixed": "mixed:Mixed",
     "grid": "grid:Grid",
     "prune_channels": "prune_channels:PruneChannels",
     "prune_weights": "prune_weights:PruneWeights",
@@ -13,4 +15,7 @@ PASSES: dict[str, str] = {
     "share_weights": "share_weights:ShareWeights",
     "repair": "repair:Repair",
     "code": "code:Code",
+    "weights_fp16": "fp16:WeightsFp16",
+    "weights_minifloat": "minifloat:Minifloat",
+    "weights_int": "weights:WeightsOnly",
 }

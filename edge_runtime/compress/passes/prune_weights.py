@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SCOPES = ("layer", "global", "lamp")
 SCORES = ("magnitude", "activation")
 SAID = "only coded bytes shrink: ordinary kernels multiply by zeros as fast as by anything else"
-AT_ONCE = 128  # columns between two updates of the columns after them
+ROUNDS = 40  # of conjugate gradients
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class PruneWeights:
     `scope`: the same share of each layer; one threshold for all (global); one for all on a layer-adaptive score (lamp:
     a weight's square by the sum of those in its layer that are no smaller; Lee et al., 2021), which starves no layer.
     `score`: the weight's square (magnitude), or times the mean square of what it multiplies (activation: Sun et al.,
-    2023, Wanda). `block` consecutive inputs of an output go or stay together. `compensate`: the weights that stay take
-    over (Frantar, Alistarh, 2023, SparseGPT). Depthwise layers and those named in `skip` stay whole.
+    2023, Wanda). `block` consecutive inputs of an output go or stay together. `compensate`: the weights that stay are
+    fitted to the answers of the whole layer by least squares. Depthwise layers and those named in `skip` stay whole.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -62,6 +62,8 @@ class PruneWeights:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         """Raises InputError: no layer with weights, a layer of `skip` that is not there."""
+        import numpy as np
+
         from edge_runtime.compress.count import count
         from edge_runtime.compress.shapes import settle
 
@@ -70,6 +72,9 @@ class PruneWeights:
         energies = self._energies(artifact, layers, context)
         scores = [self._scored(layer, energies.get(layer.name)) for layer in layers]
         masks = self._n_of_m(scores) if self.m else self._by_share(scores)
+        if self.block > 1:
+            widths = [layer.matrix().shape[1] for layer in layers]
+            masks = [np.repeat(one, self.block, axis=1)[:, :wide] for one, wide in zip(masks, widths, strict=True)]
         for layer, mask in zip(layers, masks, strict=True):
             if not self.compensate:
                 layer.set_matrix(layer.matrix() * mask)
@@ -108,7 +113,7 @@ class PruneWeights:
         return {name: np.stack(each) for name, each in energies(artifact, samples, layers).items()}
 
     def _scored(self, layer: Layer, energy: Any) -> Any:
-        """float64 (outputs, inputs): what goes first is small."""
+        """float64 (outputs, blocks of inputs): what goes first is small."""
         import numpy as np
 
         score = layer.matrix().astype(np.float64) ** 2
@@ -116,7 +121,8 @@ class PruneWeights:
             score *= np.repeat(energy, len(score) // len(energy), axis=0)
             score /= max(float(score.sum()), 1e-300)
         if self.block > 1:
-            score = _blocks(score, self.block)
+            starts = np.arange(0, score.shape[1], self.block)
+            score = np.add.reduceat(score, starts, axis=1) / np.diff([*starts, score.shape[1]])
         if self.scope != "lamp":
             return score
         order = np.argsort(score, axis=None, kind="stable")
@@ -177,31 +183,25 @@ def _largest(scores: Any, count: int) -> Any:
     return mask.reshape(scores.shape)
 
 
-def _blocks(scores: Any, size: int) -> Any:
-    """Each number replaced by the mean of its run of `size` inputs."""
-    import numpy as np
-
-    starts = np.arange(0, scores.shape[1], size)
-    sums = np.add.reduceat(scores, starts, axis=1)
-    lengths = np.diff([*starts, scores.shape[1]])
-    return np.repeat(sums / lengths, lengths, axis=1)
-
-
 def compensate(matrix: Any, mask: Any, moment: Any, damp: float = 0.01) -> Any:
     """`matrix` (outputs, inputs) with zeros where `mask` is 0, what stays changed so that what it answers to inputs of
-    second moment `moment` (inputs, inputs) changes least: column by column, each error spread over those that follow.
+    second moment `moment` (inputs, inputs) changes least: least squares for all outputs at once by conjugate gradients,
+    each step of which leaves less to miss.
     """
     import numpy as np
 
-    hessian = moment + damp * max(float(np.trace(moment)) / len(moment), 1e-12) * np.eye(len(moment))
-    factor = np.linalg.cholesky(np.linalg.inv(hessian)).T.astype(np.float32)  # upper
-    left = np.array(matrix, np.float32)
-    for start in range(0, left.shape[1], AT_ONCE):
-        stop = min(start + AT_ONCE, left.shape[1])
-        errors = np.zeros((len(left), stop - start), np.float32)
-        for column in range(start, stop):
-            error = left[:, column] * (1 - mask[:, column]) / factor[column, column]
-            left[:, column:stop] -= np.outer(error, factor[column, column:stop])
-            errors[:, column - start] = error
-        left[:, stop:] -= errors @ factor[start:stop, stop:]
-    return left * mask
+    scale = max(float(np.trace(moment)) / len(moment), 1e-12)
+    damped = (moment / scale + damp * np.eye(len(moment))).astype(np.float32)
+    made = np.array(matrix * mask, np.float32)
+    rest = ((matrix - made) @ damped) * mask
+    soften = 1 / np.diag(damped)
+    step = rest * soften
+    size = (rest * step).sum(axis=1, keepdims=True)
+    for _ in range(ROUNDS):
+        turned = (step @ damped) * mask
+        length = size / np.maximum((step * turned).sum(axis=1, keepdims=True), 1e-30)
+        made += length * step
+        rest -= length * turned
+        before, size = size, (rest * rest * soften).sum(axis=1, keepdims=True)
+        step = rest * soften + size / np.maximum(before, 1e-30) * step
+    return made * mask
