@@ -20,6 +20,7 @@ class Settings:
     """`sides` is the side of the pictures in each epoch: 48 costs about half of 64."""
 
     sides: tuple[int, ...] = (48, 64, 64, 64)
+    last: float = 1.0  # share of the lessons that the last epoch sees
     batch: int = 32
     rate: float = 2e-3
     decay: float = 0.05
@@ -33,8 +34,8 @@ class Settings:
 SETTINGS = {
     "resnet18": Settings(),
     "mobilenetv2": Settings(sides=(48, 48, 64, 64, 64, 64), rate=3e-3),
-    "squeezenet": Settings(sides=(64,) * 12, rate=1e-3),
-    "vgg": Settings(sides=(32, 32, 64), rate=1e-3),
+    "squeezenet": Settings(sides=(48, 48, 48, 64, 64, 64, 64), rate=1e-3),
+    "vgg": Settings(sides=(32, 32, 64), last=0.5, rate=1e-3),
 }
 """A deep net on a small picture costs most: VGG takes seven times ResNet's work for a cell."""
 
@@ -64,15 +65,16 @@ def train(net: nn.Module, lessons: Split, held_out: Split, settings: Settings, s
     labels = torch.from_numpy(lessons.labels)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(net.parameters(), settings.rate, weight_decay=settings.decay, fused=True)
-    an_epoch = len(lessons) // settings.batch
+    lengths = [len(lessons) // settings.batch] * len(settings.sides)
+    lengths[-1] = max(1, int(lengths[-1] * settings.last))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.rate, total_steps=an_epoch * len(settings.sides), pct_start=settings.warm
+        optimizer, settings.rate, total_steps=sum(lengths), pct_start=settings.warm
     )
     began, done = time.monotonic(), 0
-    for epoch, side in enumerate(settings.sides):
+    for epoch, (side, length) in enumerate(zip(settings.sides, lengths, strict=True)):
         net.train()
         total = 0.0
-        order = torch.randperm(len(lessons), generator=dice)[: an_epoch * settings.batch]
+        order = torch.randperm(len(lessons), generator=dice)[: length * settings.batch]
         for some in order.split(settings.batch):
             x = pixels[some].float() / 255
             x = x if side == x.shape[3] else functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
@@ -89,7 +91,7 @@ def train(net: nn.Module, lessons: Split, held_out: Split, settings: Settings, s
                 return net.eval()
         right = logits(net, held_out).argmax(1) == held_out.labels
         spent = time.monotonic() - began
-        print(f"epoch {epoch + 1} ({side}): loss {total / an_epoch:.4f}, val {right.mean():.4f}, {spent:.0f} s",
+        print(f"epoch {epoch + 1} ({side}): loss {total / length:.4f}, val {right.mean():.4f}, {spent:.0f} s",
               file=sys.stderr, flush=True)  # fmt: skip
     return net.eval()
 

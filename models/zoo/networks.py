@@ -128,13 +128,20 @@ def vgg() -> nn.Module:
 
 
 def _started(net: nn.Module) -> nn.Module:
-    """He's starting weights for layers before a ReLU; the last layer starts small, so the first steps are calm."""
+    """He's starting weights for layers before a ReLU; the last layer starts small, so the first steps are calm.
+
+    The first layer starts as if pixels came centred, from -2 to 2: nets without normalisation learn nothing otherwise.
+    """
     layers = [one for one in net.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
     for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out" if isinstance(layer, nn.Conv2d) else "fan_in")
+        nn.init.kaiming_normal_(layer.weight, mode="fan_in" if layer.bias is not None else "fan_out")
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     nn.init.normal_(layers[-1].weight, std=0.01)
+    if layers[0].bias is not None:
+        with torch.no_grad():
+            layers[0].weight.mul_(4)
+            layers[0].bias.copy_(-layers[0].weight.sum((1, 2, 3)) / 2)
     return net
 
 

@@ -21,6 +21,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+if __name__ == "__main__":  # before numpy and PyTorch count the cores: sums in another order give another model
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.zoo.files import write_bytes
@@ -45,7 +47,6 @@ def main() -> None:
     parser.add_argument("name", choices=FAMILIES)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the first import of torch
     name, out = arguments.name, arguments.out
     family = importlib.import_module(f"models.zoo.{FAMILIES[name]}")
     facts = family.make(name, out)
