@@ -226,7 +226,7 @@ def race(
     cores = allowed_cores()
     entries: list[_Entry] = []
     for one in plan.fitting:
-        usual = threads or usual_threads(bundle.variant(one.variant).file.size, device)
+        usual = threads or usual_threads(bundle.variant(one.variant).file.read_bytes, device)
         options = [threads] if threads else thread_options(device, usual, cores)
         for count in sorted(options, key=lambda count, usual=usual: (count != usual, count)):  # type: ignore[misc]
             entries.append(_Entry(len(entries), one, count, is_roomy(one.cost.ram_bytes, device)))

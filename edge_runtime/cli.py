@@ -20,6 +20,7 @@ from edge_runtime.errors import EdgeError, UsageError
 from edge_runtime.parser import make_parser
 
 if TYPE_CHECKING:
+    from edge_runtime.bundle import Decoded
     from edge_runtime.child import Progress
     from edge_runtime.profile import DeviceProfile
     from edge_runtime.results import Outcome
@@ -169,7 +170,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     for one in bundle.variants:
         recipe = " > ".join(str(step.get("pass", "?")) for step in one.recipe) or "as trained"
         tensors = f"{', '.join(map(str, one.inputs))} -> {', '.join(map(str, one.outputs))}"
-        print(f"\n{one.name}: {one.format}, {format_bytes(one.file.size)}, {recipe}\n  {tensors}")
+        size = format_bytes(one.file.size)
+        if one.file.coded:
+            size += f" entropy-coded, {format_bytes(one.file.coded.size)} decoded"
+        print(f"\n{one.name}: {one.format}, {size}, {recipe}\n  {tensors}")
         for key, value in one.metrics.items():
             print(f"  {key} = {value}")
         for key, cost in one.costs.items():
@@ -203,13 +207,25 @@ def _pack(arguments: argparse.Namespace) -> int:
     from edge_runtime.packing import pack_folder
     from edge_runtime.units import format_bytes
 
-    bundle = pack_folder(Path(arguments.folder), Path(arguments.output))
+    bundle = pack_folder(Path(arguments.folder), Path(arguments.output), _encode)
     if arguments.json:
         _print(bundle.to_json())
     else:
         variants = ", ".join(one.name for one in bundle.variants)
         print(f"{bundle.path}: {format_bytes(bundle.size)}, variants {variants}, digest {bundle.digest}")
     return 0
+
+
+def _encode(model: bytes, format_: str) -> tuple[bytes, Decoded]:
+    from edge_runtime.compress.code import for_bundle
+
+    return for_bundle(model, format_)
+
+
+def _compress(arguments: argparse.Namespace) -> int:
+    from edge_runtime.compress_options import compress
+
+    return compress(arguments, _say)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -415,5 +431,6 @@ VERBS = {
     "loop": _loop,
     "journal": _journal,
     "pack": _pack,
+    "compress": _compress,
     "phantom": _phantom,
 }

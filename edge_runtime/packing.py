@@ -5,44 +5,56 @@ The folder holds `bundle.json`, the models and, if there is one, `card.md`:
     {"name": "malaria", "version": "1.0.0", "task": {"kind": "slides", ...}, "labels": [...], "preprocessing": {...},
      "variants": [{"name": "int8", "format": "onnx", "file": "int8.onnx", "recipe": [...], "metrics": {}, "costs": {}}]}
 
-recipe, metrics and costs may be left out. Inputs and outputs are read from the model by an engine, in a guarded child.
+recipe, metrics and costs may be left out, and `"coding": "entropy"` put in: then the variant's weights are stored
+entropy-coded (here, with the workstation's packages), and every device decodes them, exactly. Inputs and outputs are
+read from the model by an engine, in a guarded child.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle import Bundle, load_bundle, pack
+from edge_runtime.bundle import Bundle, Decoded, load_bundle, pack
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.guard import Limits
 from edge_runtime.program import GuardedProgram
 from edge_runtime.task import find_task
 
+Encode = Callable[[bytes, str], tuple[bytes, Decoded]]  # a model file and its format -> what is stored, what it gives
 MANIFEST = "bundle.json"
 CARD = "card.md"
 _WANTED = {"name", "version", "task", "labels", "preprocessing", "variants"}
-_VARIANT_WANTED, _VARIANT_MAY = {"name", "format", "file"}, {"recipe", "metrics", "costs"}
+_VARIANT_WANTED, _VARIANT_MAY = {"name", "format", "file"}, {"recipe", "metrics", "costs", "coding"}
 
 
-def pack_folder(folder: Path, out: Path) -> Bundle:
+def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle:
     """Write `out` from `folder`. Every variant is loaded once: a model whose tensors are not what the task feeds, or
-    that no engine here reads, is refused. Raises BundleError, EngineError."""
+    that no engine here reads, is refused. `encode`: of compress.code, for variants that ask for coding; given from
+    above because the device has no such module. Raises BundleError, EngineError."""
     manifest = _manifest(folder / MANIFEST)
     files: dict[str, bytes] = {}
+    coded: dict[str, Decoded] = {}
     variants = []
+    to_code = {str(one["file"]) for one in manifest["variants"] if one.pop("coding", None)}
     for one in manifest["variants"]:
         path = _inside(folder, one["file"])
-        files[path.name] = path.read_bytes()
+        if path.name not in files:
+            files[path.name] = path.read_bytes()
+            if path.name in to_code:
+                if encode is None:
+                    raise BundleError(f"{folder}: {path.name}: found a coding, and nothing here that encodes")
+                files[path.name], coded[path.name] = encode(files[path.name], one["format"])
         variants.append({"recipe": [], "metrics": {}, "costs": {}, **one, **_tensors(path, one["format"])})
     if (folder / CARD).is_file():
         files[CARD] = (folder / CARD).read_bytes()
     # first under a name of its own: only a bundle whose task accepts its models takes the name asked for
     trial = out.with_name(f".{out.name}.trial")
     try:
-        bundle = pack(manifest | {"variants": variants}, files, trial)
+        bundle = pack(manifest | {"variants": variants}, files, trial, coded)
         task = find_task(bundle)
         for variant in bundle.variants:
             task.check(variant.inputs, variant.outputs)
@@ -56,7 +68,18 @@ def pack_folder(folder: Path, out: Path) -> Bundle:
     return load_bundle(out)
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def load_description(path: Path) -> Bundle:
+    """A bundle.json as a bundle without files, for what needs a task, its labels and preprocessing before there is a
+    model; `variants` may be missing. Raises BundleError."""
+    plain = _manifest(path, variants=False)
+    task, labels, preprocessing = plain["task"], plain["labels"], plain["preprocessing"]
+    if not isinstance(task, dict) or not isinstance(labels, list) or not isinstance(preprocessing, dict):
+        raise BundleError(f"{path}: found task {task!r}, labels {labels!r}, wanted an object and a list")
+    name, version = str(plain["name"]), str(plain["version"])
+    return Bundle(path, "", 0, name, version, task, tuple(map(str, labels)), preprocessing, (), ())
+
+
+def _manifest(path: Path, variants: bool = True) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text())
     except OSError as error:
@@ -64,6 +87,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BundleError(f"{path}: not JSON: {error}") from error
     found = set(plain) if isinstance(plain, dict) else set()
+    if not variants and found >= _WANTED - {"variants"}:
+        return dict(plain)
     if found != _WANTED or not isinstance(plain["variants"], list) or not plain["variants"]:
         raise BundleError(f"{path}: found fields {sorted(found)}, wanted {sorted(_WANTED)} with at least one variant")
     for number, one in enumerate(plain["variants"]):
@@ -71,6 +96,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         if not keys >= _VARIANT_WANTED or keys - _VARIANT_WANTED - _VARIANT_MAY:
             wanted = f"{sorted(_VARIANT_WANTED)} and maybe {sorted(_VARIANT_MAY)}"
             raise BundleError(f"{path}: variants[{number}]: found {sorted(keys)}, wanted {wanted}")
+        if one.get("coding", "entropy") != "entropy" or ("coding" in one and one["format"] not in ("onnx", "tflite")):
+            said = f"coding {one.get('coding')!r} of a file of format {one['format']!r}"
+            raise BundleError(f'{path}: variants[{number}]: found {said}, wanted "entropy", of onnx or tflite')
     return dict(plain)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edge_runtime import __version__
+from edge_runtime.compress_options import add_compress
 from edge_runtime.meter_options import add_meter, add_pace
 
 Verb = Callable[[argparse.Namespace], int]
@@ -124,6 +125,9 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     one = verb("pack", "make a bundle from a folder with a bundle.json, its models and a card")
     one.add_argument("folder")
     one.add_argument("-o", "--output", required=True, metavar="FILE.edge")
+
+    one = verb("compress", "make a trained model smaller, by recipes, and judge what came out; for the workstation")
+    add_compress(one)
 
     one = verb("phantom", "render a slide with known infected cells: proves the path, not the clinic")
     one.add_argument("folder")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.budget import Cost, objections
+from edge_runtime.coded import WORK_BYTES
 from edge_runtime.cores import allowed_cores
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BudgetError, EngineError, UsageError
@@ -104,7 +105,8 @@ def is_roomy(ram_bytes: int, device: DeviceProfile) -> bool:
 
 def predict_cost(bundle: Bundle, variant: Variant, engine: str, arch: str) -> Cost:
     """The measured cost in the bundle for this engine and architecture; else another architecture's memory, or an
-    estimate from the model's size, both called estimated."""
+    estimate from the model's size in memory, both called estimated. Storage is the bundle as it is stored: coded
+    weights are decoded in memory and never written, so there they count decoded."""
     measured = variant.costs.get(f"{engine}/{arch}")
     if measured is not None:
         return Cost(measured.ram_bytes, bundle.size, measured.latency_ms, None, measured.basis, measured.where)
@@ -112,7 +114,10 @@ def predict_cost(bundle: Bundle, variant: Variant, engine: str, arch: str) -> Co
     if elsewhere:
         key, other = max(elsewhere, key=lambda pair: pair[1].ram_bytes)
         return Cost(other.ram_bytes, bundle.size, where=f"memory as measured on {key.split('/')[1]}")
-    ram = find_engine(engine).ram_bytes(variant.file.size, arch)
+    ram = find_engine(engine).ram_bytes(variant.file.read_bytes, arch)
+    if variant.file.coded:
+        ram += WORK_BYTES  # most of it is given back before the engine loads, but not always to the system
+        return Cost(ram, bundle.size, where="from the decoded model's size")
     return Cost(ram, bundle.size, where="from the model's size")
 
 

@@ -134,7 +134,7 @@ def load_variant(spec: dict[str, Any]) -> Loaded:
             f"{bundle.path}: {variant.name}: found tensors {found}, wanted those that the bundle states {wanted}"
         )
     task.check(program.inputs, program.outputs)
-    batch = _batch(program, engine.BATCH, variant.file.size) if roomy else 1
+    batch = _batch(program, engine.BATCH, variant.file.read_bytes) if roomy else 1
     return Loaded(task, program, engine.version(), batch)
 
 

@@ -78,7 +78,7 @@ class Session:
         self._child = child
 
     def _usual_threads(self) -> int:
-        return usual_threads(self.bundle.variant(self.candidate.variant).file.size, self.device)
+        return usual_threads(self.bundle.variant(self.candidate.variant).file.read_bytes, self.device)
 
     @property
     def origin(self) -> Origin:

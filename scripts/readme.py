@@ -3,9 +3,9 @@
     python scripts/readme.py [--check]
 
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources, under models/: malaria/metrics.json (train.py),
-malaria/bench.jsonl (bench_run.py), the bundle's measured costs (measure_costs.py), peers.jsonl (bench_peers),
-prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl (check_choice.py, arm/race),
-overhead.jsonl (bench_overhead.py); and device_profiles/.
+*/bench.jsonl (bench_run.py, compress_models.py), the bundle's measured costs (measure_costs.py), peers.jsonl
+(bench_peers), prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl (check_choice.py,
+arm/race), overhead.jsonl (bench_overhead.py); and device_profiles/.
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ def bench() -> list[str]:
     text.append("| --- | ---: | ---: | ---: |")
     for line in (MODEL / "bench.jsonl").read_text().splitlines():
         one = json.loads(line)
+        if "kind" in one:
+            continue
         low, high = one["ratio_range"]
         peaks = [f"{one[key]:.0f}" for key in ("plain_peak_mib", "run_child_peak_mib", "run_parent_peak_mib")]
         ratio = f"{one['ratio_median']:.2f} ({low:.2f} to {high:.2f})"
@@ -192,6 +194,41 @@ def spread_ratio(values: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
+def compression() -> str:
+    """The last run of scripts/compress_models.py for each example model, both engines in one line; beside static int8,
+    what the makers of the engines reach (scripts/compress_peers.py)."""
+    text = [
+        "| model, recipe | smaller | accuracy | change, sd | decisions kept | time: onnxruntime, LiteRT |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for path in sorted((ROOT / "models").glob("*/bench.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        pairs: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            if row.get("kind") == "compress":
+                pairs.setdefault(row["recipe"], []).append(row)
+        for recipe, pair in pairs.items():
+            pair.sort(key=lambda row: row["engine"], reverse=True)
+            text.append(_compressed(path.parent.name, recipe, pair))
+    return "\n".join(text)
+
+
+def _compressed(model: str, recipe: str, pair: list[dict[str, Any]]) -> str:
+    smaller = ", ".join(f"x{row['given_bytes'] / row['stored_bytes']:.1f}" for row in pair)
+    first = pair[0]
+    key = "f1" if model == "minilm" else "accuracy"
+    scores = [f"{100 * row['scores'][key]:.2f} %" for row in pair if row["scores"]]
+    same = scores[:1] if len(set(scores)) == 1 else scores
+    times = ", ".join(f"x{row['speed']['ratio']:.2f}" if row["speed"] and row["speed"]["ratio"] else "" for row in pair)
+    kept = min(row["drift"]["agreement"] for row in pair)
+    change = max(row["drift"]["mean"] for row in pair)
+    if recipe == "original":
+        smaller, size = "", format_bytes(first["given_bytes"])
+        return f"| **{model}**, {size}, float | | {', '.join(same)}{' F1' if key == 'f1' else ''} | | | |"
+    cells = [smaller, ", ".join(same), f"{change:.4f}", f"{100 * kept:.2f} %", times]
+    return f"| {recipe} | {' | '.join(cells)} |"
+
+
 def peers() -> str:
     return show([json.loads(line) for line in PEERS.read_text().splitlines()])
 
@@ -204,6 +241,7 @@ def main() -> int:
         ("devices", devices()),
         ("prediction", prediction()),
         ("trust", trust()),
+        ("compression", compression()),
         ("peers", peers()),
     ):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.S)

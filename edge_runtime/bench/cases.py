@@ -119,7 +119,7 @@ def _of_file(path: Path, digest: str, engine: str, threads: int, device: DeviceP
 
 def _of_bundle(bundle: Bundle, name: str, engine: str, threads: int, device: DeviceProfile) -> Case:
     one = bundle.variant(name)
-    threads = threads or usual_threads(one.file.size, device)
+    threads = threads or usual_threads(one.file.read_bytes, device)
     ram = predict_cost(bundle, one, engine, device.arch).ram_bytes
     label = _label(name, engine, threads)
     roomy = is_roomy(ram, device)

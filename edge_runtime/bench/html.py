@@ -55,9 +55,9 @@ def as_html(rows: Iterable[Row], title: str, command: str | None = None) -> str:
         Numbered(place, row, colours[str(at(row, "engine", "name") or "engine not recorded")])
         for place, row in enumerate(ordered, 1)
     ]
-    css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     plots = [plot(numbered) for plot in _PLOTS] if numbered else []
-    inside = "".join(
+    return page(
+        title,
         [
             f"<header><h1>{escape(title)}</h1>{_about(ordered)}</header>",
             _answer(ordered),
@@ -66,14 +66,19 @@ def as_html(rows: Iterable[Row], title: str, command: str | None = None) -> str:
             *plots,
             tables(numbered),
             repeat(ordered, command),
-        ]
+        ],
     )
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A whole page in the report's dress; `parts` are HTML."""
+    css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{css}</style></head><body>{_HATCH}<main>{inside}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{css}</style></head><body>{_HATCH}<main>{''.join(parts)}</main></body></html>\n"
     )
 
 

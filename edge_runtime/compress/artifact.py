@@ -76,6 +76,11 @@ def load_artifact(path: Path) -> Artifact:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", hint="give an .onnx or .tflite file") from error
+    return read_artifact(content, str(path), path.parent)
+
+
+def read_artifact(content: bytes, where: str, beside: Path | None = None) -> Artifact:
+    """The same from bytes; `beside`: the folder of external data."""
     if content[4:8] == b"TFL3":
         return Artifact("tflite", content)
     need_packages()
@@ -85,15 +90,32 @@ def load_artifact(path: Path) -> Artifact:
 
     try:
         proto = onnx.load_from_string(content)
-        external_data_helper.load_external_data_for_model(proto, str(path.parent))
+        if beside is not None:
+            external_data_helper.load_external_data_for_model(proto, str(beside))
         onnx.checker.check_model(proto)
     except Exception as error:  # protobuf's and the checker's own families
         said = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise InputError(f"{path}: found no valid ONNX or TFLite model: {said}") from error
+        raise InputError(f"{where}: found no valid ONNX or TFLite model: {said}") from error
     for one in proto.graph.initializer:
         array = numpy_helper.to_array(one)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             count = int((~np.isfinite(array)).sum())
-            raise InputError(f"{path}: weight {one.name!r}: found {count} of {array.size} numbers that are not finite")
+            raise InputError(f"{where}: weight {one.name!r}: found {count} of {array.size} numbers that are not finite")
     quantized = any(node.op_type in ("DequantizeLinear", "QLinearConv", "MatMulNBits") for node in proto.graph.node)
     return Artifact("onnx_q" if quantized else "onnx", proto.SerializeToString(deterministic=True))
+
+
+def slim(artifact: Artifact) -> Artifact:
+    """An ONNX file without what only passes and people read: shapes of inner tensors, descriptions, metadata."""
+    import onnx
+
+    proto = onnx.load_from_string(artifact.content)
+    del proto.graph.value_info[:]
+    del proto.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    for node in proto.graph.node:
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    for one in proto.graph.initializer:
+        one.ClearField("doc_string")
+    return Artifact(artifact.form, proto.SerializeToString(deterministic=True))

@@ -34,7 +34,7 @@ class Layer:
         return self.node.name or self.node.outputs[0].name or "?"
 
     def matrix(self) -> NDArray[np.float32]:
-        """float32 (output channels, inputs of each): a copy, order of the inputs as in the weight."""
+        """float32 (output channels, inputs of each), for reading only: order of the inputs as in the weight."""
         import numpy as np
 
         weight = np.moveaxis(array_of(self.weight), self.axis, 0)
@@ -44,10 +44,15 @@ class Layer:
         """The reverse of `matrix`, of the same shape."""
         import numpy as np
 
+        set_array(self.weight, self.shaped(np.asarray(matrix, np.float32)))
+
+    def shaped(self, matrix: Array) -> Array:
+        """A matrix as `matrix` gives it, of any type, in the shape and order of the weight."""
+        import numpy as np
+
         shape = array_of(self.weight).shape
         turned = (shape[self.axis], *shape[: self.axis], *shape[self.axis + 1 :])
-        back = np.moveaxis(np.asarray(matrix, np.float32).reshape(turned), 0, self.axis)
-        set_array(self.weight, np.ascontiguousarray(back))
+        return np.ascontiguousarray(np.moveaxis(np.asarray(matrix).reshape(turned), 0, self.axis))
 
 
 def array_of(value: ir.Value) -> Array:
@@ -70,7 +75,8 @@ def add_array(model: ir.Model, name: str, array: Array) -> ir.Value:
     """A new initializer, its name made unique."""
     import onnx_ir as ir
 
-    taken = {one.name for one in model.graph.all_nodes()} | set(model.graph.initializers)
+    taken = {one.name for node in model.graph for one in node.outputs} | {one.name for one in model.graph.inputs}
+    taken |= set(model.graph.initializers)
     unique, number = name, 0
     while unique in taken:
         number += 1

@@ -80,7 +80,7 @@ def _open(artifact: Artifact) -> Any:
 def tap(
     artifact: Artifact, samples: Samples, names: Sequence[str], batch: int = BATCH
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """The tensors of an ONNX graph called `names`, batch by batch: none is kept.
+    """The tensors of an ONNX graph called `names` (its inputs too), batch by batch: none is kept.
 
     Graph optimizations that would remove them are off.
     """
@@ -88,12 +88,16 @@ def tap(
     import onnxruntime as ort
 
     proto = onnx.load_from_string(artifact.content)
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    given = {one.name for one in proto.graph.input}
+    inner = [name for name in names if name not in given]
+    if inner:
+        del proto.graph.output[:]
+        proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner)
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = ort.InferenceSession(proto.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     free = all(not isinstance(one.shape[0], int) for one in session.get_inputs() if one.shape)
     for feed in samples.batches(batch if free else 1):
-        yield dict(zip(names, session.run(list(names), feed), strict=True))
+        found = dict(zip(inner, session.run(inner, feed), strict=True)) if inner else {}
+        yield {name: found[name] if name in found else feed[name] for name in names}

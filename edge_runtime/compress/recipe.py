@@ -174,5 +174,6 @@ def _setting(value: Any, wanted: Any, where: str) -> Any:
         if name in text
     )
     if not fits:
-        raise UsageError(f"{where}: found {value!r}, wanted {text.removeprefix('<class ').strip('<>')}")
+        shown = text.removeprefix("<class ").strip("<>'")
+        raise UsageError(f"{where}: found {value!r}, wanted {shown}")
     return float(value) if wanted is float else value

@@ -5,9 +5,17 @@ Names decode themselves: what is done, then to how many bits. A new pass is a fi
 
 # name -> "module:class"
 PASSES: dict[str, str] = {
+    "static_w8a8": "static:Static",
+    "dynamic_w8a8": "dynamic:Dynamic",
+    "mixed": "mixed:Mixed",
+    "grid": "grid:Grid",
     "prune_channels": "prune_channels:PruneChannels",
     "prune_weights": "prune_weights:PruneWeights",
     "low_rank": "low_rank:LowRank",
     "share_weights": "share_weights:ShareWeights",
     "repair": "repair:Repair",
+    "code": "code:Code",
+    "weights_fp16": "fp16:WeightsFp16",
+    "weights_minifloat": "minifloat:Minifloat",
+    "weights_int": "weights:WeightsOnly",
 }

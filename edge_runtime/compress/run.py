@@ -1,0 +1,280 @@
+"""`compress`: from a trained model and recipes to files or a bundle that a device runs, each judged on its engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.bundle import Bundle, load_bundle
+from edge_runtime.compress import verify
+from edge_runtime.compress.artifact import Artifact, need_packages, slim
+from edge_runtime.compress.code import for_bundle
+from edge_runtime.compress.export import load_model
+from edge_runtime.compress.outputs import specs
+from edge_runtime.compress.prepare import prepare
+from edge_runtime.compress.recipe import Context, Progress, Recipe, Target, pass_name
+from edge_runtime.compress.samples import Samples, load_samples
+from edge_runtime.compress.steps import Notice, PassReport, run_recipe, write_whole
+from edge_runtime.compress.tflite_write import find_unsupported, to_tflite
+from edge_runtime.errors import InputError, UsageError
+from edge_runtime.packing import MANIFEST, load_description, pack_folder
+
+if TYPE_CHECKING:
+    from edge_runtime.tensors import TensorSpec
+
+ENGINES: tuple[str, ...] = ("onnxruntime", "litert")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Made:
+    """One file for one engine: a recipe's result in the form that the engine reads. `coded`: stored entropy-coded."""
+
+    name: str
+    recipe: str
+    engine: str
+    artifact: Artifact
+    coded: bool
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.{self.artifact.format}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for. `model`: a file's path or a prepared artifact; `judge`: items to judge the result on (else
+    those to calibrate with, and the report says so); `like`: a bundle or a bundle.json, for task, labels and
+    preprocessing; `out`: an .edge file (needs `like`) or a folder; `speed`, `robust`: whether they are measured."""
+
+    model: Path | Artifact
+    recipes: tuple[Recipe, ...]
+    out: Path
+    calibrate: Path | None = None
+    judge: Path | None = None
+    like: Path | None = None
+    target: Target = field(default_factory=Target)
+    speed: bool = True
+    robust: bool = True
+    resume: bool = True
+
+
+def compress(job: Job, *, progress: Progress | None = None, notice: Notice | None = None) -> dict[str, Any]:
+    """Carry it out; returns the report, which stands beside the result as JSON and HTML (report.py says its fields).
+
+    Finished steps are kept in a folder beside `out` until all is done: an interrupted run goes on where it was. Raises
+    EdgeError's children: everything that can be known before work is checked first.
+    """
+    need_packages()
+    about = _check(job)
+    source = load_model(job.model) if isinstance(job.model, Path) else job.model
+    original = prepare(source)
+    for one in job.recipes:
+        one.check(original.form, job.calibrate is not None)
+    _check_engines(original, job)
+    inputs, _ = specs(original)
+    samples = _samples(job.calibrate, inputs, about)
+    judged = _samples(job.judge, inputs, about) or samples
+    keep = job.out.with_name(f".{job.out.name}.steps")
+    context = Context(original, samples, job.target, progress or (lambda done, total, words: None))
+    made: list[Made] = []
+    steps: dict[str, tuple[PassReport, ...]] = {}
+    for recipe in job.recipes:
+        artifact, reports = run_recipe(original, recipe, context, keep=keep if job.resume else None, notice=notice)
+        steps[recipe.name] = reports
+        made += _forms(recipe, artifact, job.target.engines)
+    originals = _forms(Recipe("original", ()), original, job.target.engines)
+    report = _report(job, source, original, samples, judged, steps, originals, made, notice)
+    _write(job, about, report, made, steps)
+    shutil.rmtree(keep, ignore_errors=True)
+    return report
+
+
+def _check(job: Job) -> Bundle | None:
+    """What can be refused without reading a weight. The description of `like`, where it is given."""
+    names = [one.name for one in job.recipes]
+    if not names:
+        raise UsageError("found no recipe, wanted at least one", hint="add --recipe FILE.json")
+    if len(set(names)) != len(names):
+        raise UsageError(f"found recipes named {', '.join(names)}, wanted a name of its own for each")
+    for engine in job.target.engines:
+        if engine not in ENGINES:
+            raise UsageError(f"found the engine {engine!r}, wanted {' or '.join(ENGINES)}")
+    if job.out.suffix == ".edge" and job.like is None:
+        raise UsageError(
+            f"{job.out}: a bundle needs a task, labels and preprocessing",
+            hint="add --like BUNDLE.edge or --like bundle.json; or give a folder for plain model files",
+        )
+    if job.out.suffix != ".edge" and job.out.exists() and not job.out.is_dir():
+        raise UsageError(f"{job.out}: found a file, wanted a folder or a name ending in .edge")
+    if not job.out.absolute().parent.is_dir():
+        raise UsageError(f"{job.out}: its folder is not there")
+    if job.like is None:
+        return None
+    return load_description(job.like) if job.like.suffix == ".json" else load_bundle(job.like)
+
+
+def _check_engines(original: Artifact, job: Job) -> None:
+    """Raises InputError naming every operator that the TFLite writer does not know, before any work."""
+    if original.form == "tflite" and "onnxruntime" in job.target.engines and len(job.target.engines) == 1:
+        raise UsageError("found a TFLite file and the engine onnxruntime, which reads ONNX: wanted litert")
+    if original.form == "tflite" or "litert" not in job.target.engines:
+        return
+    if unknown := find_unsupported(original.model()):
+        raise InputError(
+            f"the TFLite writer does not know: {'; '.join(unknown[:10])}", hint="add --engines onnxruntime"
+        )
+
+
+def _samples(path: Path | None, inputs: tuple[TensorSpec, ...], about: Bundle | None) -> Samples | None:
+    return load_samples(path, inputs, about) if path else None
+
+
+def _forms(recipe: Recipe, artifact: Artifact, engines: Sequence[str]) -> list[Made]:
+    """The result for each engine: as it is for the one that reads its form, converted for LiteRT from ONNX."""
+    coded = any(pass_name(one) == "code" for one in recipe.passes)
+    found = []
+    if artifact.form == "tflite":
+        return [Made(recipe.name, recipe.name, "litert", artifact, coded)]
+    if "onnxruntime" in engines:
+        found.append(Made(recipe.name, recipe.name, "onnxruntime", slim(artifact), coded))
+    if "litert" in engines:
+        lite = Artifact("tflite", to_tflite(artifact.model()))
+        found.append(Made(f"{recipe.name}-lite", recipe.name, "litert", lite, coded))
+    return found
+
+
+# ---------------------------------------------------------------- the report
+
+
+def _report(
+    job: Job,
+    source: Artifact,
+    original: Artifact,
+    samples: Samples | None,
+    judged: Samples | None,
+    steps: Mapping[str, tuple[PassReport, ...]],
+    originals: Sequence[Made],
+    made: Sequence[Made],
+    notice: Notice | None,
+) -> dict[str, Any]:
+    say = notice or (lambda words: None)
+    say("judging: outputs and accuracy")
+    rows = [verify.judge(one.artifact, original, judged) for one in (*originals, *made)]
+    both = [*originals, *made]
+    with tempfile.TemporaryDirectory(prefix="edge-runtime-") as scratch:
+        for one, row in zip(both, rows, strict=True):
+            row |= {"name": one.name, "recipe": one.recipe, "engine": one.engine, "format": one.artifact.format}
+            row |= {"sha256": one.artifact.digest, "stored_bytes": verify.stored_bytes(one.artifact, one.coded)}
+            Path(scratch, one.file).write_bytes(one.artifact.content)
+        if job.speed:
+            say("judging: speed and memory, paired")
+            for engine in job.target.engines:
+                group = [(one, row) for one, row in zip(both, rows, strict=True) if one.engine == engine]
+                found = verify.speeds([Path(scratch, one.file) for one, _ in group], engine, notice)
+                for (one, row), speed in zip(group, found, strict=True):
+                    row["speed"] = speed
+                    if speed["against"] and one.recipe == "original":
+                        row["speed"] = speed | {"ratio": 1.0, "interval": None}
+    robust = verify.robust({one.name: one.artifact for one in both}, judged, say) if job.robust and judged else None
+    layers = {name: _layers(original, made, name, samples) for name in steps}
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "path": job.model.name if isinstance(job.model, Path) else None,
+            "sha256": source.digest,
+            "bytes": len(source.content),
+            "form": source.form,
+            **verify.size(original),
+        },
+        "target": {"arch": job.target.arch, "engines": list(job.target.engines)},
+        "calibrated_on": {"name": _name(samples), "items": samples.count} if samples else None,
+        "judged_on": _judged(judged, samples),
+        "originals": rows[: len(originals)],
+        "variants": rows[len(originals) :],
+        "steps": {name: [one.to_json() for one in reports] for name, reports in steps.items()},
+        "recipes": [one.to_json() for one in job.recipes],
+        "layers": layers,
+        "robustness": robust,
+    }
+
+
+def _layers(original: Artifact, made: Sequence[Made], recipe: str, samples: Samples | None) -> list[dict[str, Any]]:
+    found = [one.artifact for one in made if one.recipe == recipe and one.artifact.format == "onnx"]
+    return verify.by_layer(original, found[0], samples) if found and samples and original.form == "onnx" else []
+
+
+def _name(samples: Samples) -> str:
+    return Path(samples.name).name
+
+
+def _judged(judged: Samples | None, samples: Samples | None) -> dict[str, Any] | None:
+    if judged is None:
+        return None
+    return {
+        "name": _name(judged),
+        "items": judged.count,
+        "labels": judged.labels is not None,
+        "also_calibrated_on": judged is samples,
+    }
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def _write(
+    job: Job,
+    about: Bundle | None,
+    report: dict[str, Any],
+    made: Sequence[Made],
+    steps: Mapping[str, tuple[PassReport, ...]],
+) -> None:
+    from edge_runtime.compress.report import as_page
+
+    bundle = job.out.suffix == ".edge"
+    if bundle and about is not None:
+        report["bundle"] = _pack(job.out, about, report, made, steps)
+    else:
+        for one in made:
+            write_whole(job.out / one.file, one.artifact.content)
+    place = job.out.with_suffix(".report.json") if bundle else job.out / "report.json"
+    write_whole(place, json.dumps(report, indent=1, allow_nan=False).encode())
+    write_whole(place.with_suffix(".html"), as_page(report).encode())
+
+
+def _pack(
+    out: Path, about: Bundle, report: dict[str, Any], made: Sequence[Made], steps: Mapping[str, tuple[PassReport, ...]]
+) -> dict[str, Any]:
+    rows = {row["name"]: row for row in report["variants"]}
+    with tempfile.TemporaryDirectory(prefix="edge-runtime-", dir=out.absolute().parent) as scratch:
+        folder = Path(scratch)
+        variants = []
+        for one in made:
+            write_whole(folder / one.file, one.artifact.content)
+            recipe = [_travels(step, one.artifact) for step in steps[one.recipe]]
+            entry = {"name": one.name, "format": one.artifact.format, "file": one.file, "recipe": recipe}
+            variants.append(
+                entry | {"metrics": _metrics(rows[one.name])} | ({"coding": "entropy"} if one.coded else {})
+            )
+        manifest: dict[str, Any] = {"name": about.name, "version": about.version, "task": dict(about.task)}
+        manifest |= {"labels": list(about.labels), "preprocessing": dict(about.preprocessing), "variants": variants}
+        write_whole(folder / MANIFEST, json.dumps(manifest).encode())
+        packed = pack_folder(folder, out, for_bundle)
+    return {"path": out.name, "bytes": packed.size, "digest": packed.digest}
+
+
+def _travels(step: PassReport, artifact: Artifact) -> dict[str, Any]:
+    """A step as the bundle keeps it. `activations` is what the planner looks for: the variant computes in integers."""
+    if not step.facts.get("integer_layers") or step.step.get("activation_bits") != 8:
+        return step.step
+    return step.step | {"activations": "int8" if artifact.form == "tflite" else "uint8"}
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: row[key] for key in ("drift", "scores") if row.get(key) is not None}
+    return {"judged": kept}

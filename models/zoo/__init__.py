@@ -1,0 +1,1 @@
+"""Trained models to compress, made again by one command each: see train.py."""

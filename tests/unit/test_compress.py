@@ -1,0 +1,130 @@
+"""`edge-runtime compress` from end to end: files and bundles that both engines run, a report, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from edge_runtime.bundle import load_bundle
+from edge_runtime.cli import main
+from edge_runtime.compress.artifact import load_artifact
+from edge_runtime.compress.outputs import answers
+from edge_runtime.compress.samples import Samples
+
+from .compress_models import onnx_file, pictures, small_net
+
+STATIC = {"name": "static", "passes": [{"pass": "static_w8a8"}]}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "net.onnx").write_bytes(small_net())
+    (tmp_path / "static.json").write_text(json.dumps(STATIC))
+    labels = np.arange(48) % 3
+    np.savez(tmp_path / "items.npz", x=pictures(48), labels=labels)
+    return tmp_path
+
+
+def compress(work: Path, *words: str, recipe: str = "static.json", out: str = "made", quick: bool = True) -> int:
+    given = ["compress", str(work / "net.onnx"), "--recipe", str(work / recipe), "-o", str(work / out)]
+    return main([*given, "--calibrate", str(work / "items.npz"), *(["--quick"] if quick else []), *words])
+
+
+def test_static_8_bit_runs_in_both_engines_alike_and_again_gives_the_same_bytes(work, capsys):
+    assert compress(work) == 0
+    said = capsys.readouterr()
+    assert "static-lite" in said.out and "step 1 of 1, static_w8a8" in said.err
+    samples = Samples("x", 48, None, {"x": pictures(48)})
+    found = [next(iter(answers(load_artifact(work / "made" / name), samples).values())) for name in _files(work)]
+    float_net = answers(load_artifact(work / "net.onnx"), samples)["y"]
+    step = 2 * np.ptp(float_net) / 255
+    assert np.abs(found[0] - found[1]).max() <= step and np.abs(found[0] - float_net).mean() < 0.1 * float_net.std()
+    before = [(work / "made" / name).read_bytes() for name in _files(work)]
+    assert compress(work) == 0
+    assert [(work / "made" / name).read_bytes() for name in _files(work)] == before
+    assert not list(work.glob(".made*")), "finished steps are cleared away"
+
+
+def _files(work: Path) -> list[str]:
+    return ["static.onnx", "static-lite.tflite"]
+
+
+@pytest.mark.slow
+def test_the_report_judges_everything_and_opens_without_a_network(work, capsys):
+    assert compress(work, "--json", quick=False) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((work / "made" / "report.json").read_text())
+    assert [row["name"] for row in report["originals"]] == ["original", "original-lite"]
+    for row in report["variants"]:
+        assert row["speed"]["ratio"] > 0 and row["speed"]["peak_bytes"] > 1e6 and 0 <= row["scores"]["f1"] <= 1
+    assert len(report["robustness"]["rows"]) == 18 and report["layers"]["static"]
+    assert report["judged_on"]["also_calibrated_on"]
+    page = (work / "made" / "report.html").read_text()
+    assert "Judged on the items that it was calibrated on" in page and "Layer by layer" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_bundle_has_the_variants_with_recipe_and_figures(data, tmp_path, capsys):
+    bundle = load_bundle("malaria")
+    (tmp_path / "net.onnx").write_bytes(bundle.read(bundle.variant("fp32").file))
+    (tmp_path / "static.json").write_text(json.dumps(STATIC))
+    cells = tmp_path / "cells"
+    for label, name in (("infected", "Parasitized"), ("uninfected", "Uninfected")):
+        (cells / label).mkdir(parents=True)
+        for path in sorted((data / "malaria-cells" / "val" / name).iterdir())[:20]:
+            (cells / label / path.name).symlink_to(path)
+    words = ["compress", str(tmp_path / "net.onnx"), "--recipe", str(tmp_path / "static.json"), "--like", "malaria"]
+    assert main([*words, "--calibrate", str(cells), "--quick", "-o", str(tmp_path / "out.edge")]) == 0
+    made = load_bundle(tmp_path / "out.edge")
+    made.verify()
+    assert [one.name for one in made.variants] == ["static", "static-lite"]
+    assert [one.recipe[0]["activations"] for one in made.variants] == ["uint8", "int8"]
+    assert made.variants[0].metrics["judged"]["scores"]["accuracy"] > 0.8
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "out.edge")]) == 0
+    assert "static_w8a8" in capsys.readouterr().out and (tmp_path / "out.report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "wanted"),
+    [
+        (["--engines", "tensorrt"], 2, "found the engine 'tensorrt', wanted onnxruntime or litert"),
+        (["-o", "made.edge"], 2, "a bundle needs a task, labels and preprocessing"),
+        (["--like", "nothing.edge", "-o", "made.edge"], 1, "No such file"),
+        (["-o", "no/such/made"], 2, "its folder is not there"),
+        (["--calibrate", "net.onnx"], 1, "found no folder of images and no .npz file there"),
+        (["--judge", "other.npz"], 1, "found arrays z, wanted one for each input: x"),
+        (["--device", "no-such-device"], 1, "no-such-device"),
+    ],
+)
+def test_what_cannot_work_is_said_before_any_work(work, capsys, monkeypatch, words, code, wanted):
+    monkeypatch.chdir(work)
+    np.savez("other.npz", z=pictures(2))
+    assert compress(work, *words) == code
+    said = capsys.readouterr().err
+    assert wanted in said and "step 1" not in said
+
+
+def test_an_operator_that_one_engine_does_not_know_is_named_before_any_work(work, capsys):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="first"),
+        helper.make_node("Det", ["c"], ["y"], name="odd"),
+    ]
+    weights = {"w": np.ones((4, 3, 1, 1), np.float32)}
+    (work / "net.onnx").write_bytes(onnx_file(nodes, weights, ["batch", 3, 16, 16]))
+    assert compress(work) == 1
+    said = capsys.readouterr().err
+    assert "odd" in said and "Det" in said and "--engines onnxruntime" in said
+
+
+def test_every_pass_is_listed_with_its_settings(capsys):
+    from edge_runtime.compress.passes import PASSES
+
+    assert main(["compress", "--passes", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["pass"] for row in rows] == list(PASSES) and all(row["reads"] for row in rows)
+    assert main(["compress"]) == 2
