@@ -52,6 +52,10 @@ class Splitter:
         self.white = self.matrix @ self.whiten
         self.left, self.sizes, self.right = np.linalg.svd(self.white, full_matrices=False)
         self.whole = max(float((self.sizes**2).sum()), 1e-300)
+        # one channel's second moment, over all taps together
+        channel = np.einsum("itjt->ij", moment.reshape(shape[1], self.taps, shape[1], self.taps))
+        self.lower = np.linalg.cholesky(channel + _damp(channel))
+        self.white_32 = self.whiten.astype(np.float32)
         self.macs = spots.after * self.matrix.size
 
     def svd_at(self, macs: float, multiple: int) -> Factors | None:
@@ -84,18 +88,16 @@ class Splitter:
 
     def tucker(self, into: int, out: int) -> Factors:
         outputs, inputs = self.shape[:2]
-        # one channel's second moment, over all taps together
-        moment = self.whiten @ self.whiten.T
-        channel = np.einsum("itjt->ij", moment.reshape(inputs, self.taps, inputs, self.taps))
-        lower = np.linalg.cholesky(channel + _damp(channel))
+        lower = self.lower
         kernel = np.einsum("oit,ij->ojt", self.matrix.reshape(outputs, inputs, self.taps), lower)
         basis = _leading(np.moveaxis(kernel, 1, 0).reshape(inputs, -1), into)
         core = np.einsum("ojt,jr->ort", kernel, basis)
         last = _leading(core.reshape(outputs, -1), out)
         core = np.einsum("ort,os->srt", core, last)
         first = np.linalg.solve(lower.T, basis).T
-        made = np.einsum("os,srt,ri->oit", last, core, first, optimize=True).reshape(self.matrix.shape)
-        error = float((((self.matrix - made) @ self.whiten) ** 2).sum()) / self.whole
+        # the columns of `last` are at right angles: what it makes of its inputs misses no more than they do
+        made = np.einsum("srt,ri->sit", core, first).reshape(out, -1).astype(np.float32) @ self.white_32
+        error = max(1 + float(((made - 2 * (last.T @ self.white)) * made).sum()) / self.whole, 0.0)
         weights = (_float32(first), _float32(core.reshape(out, into, *self.shape[2:])), _float32(last))
         return Factors("tucker", (into, out), self._tucker_macs(into, out), error, weights)
 

@@ -156,7 +156,13 @@ class _Sums:
 
     def add(self, x: Any, y: Any) -> None:
         self.count += len(x)
-        self.xx, self.xy, self.yy = self.xx + x.T @ x, self.xy + x.T @ y, self.yy + y.T @ y
+        both, width = np.concatenate([x, y], axis=1), x.shape[1]
+        made = both.T @ both
+        self.xx, self.xy, self.yy = (
+            self.xx + made[:width, :width],
+            self.xy + made[:width, width:],
+            self.yy + made[width:, width:],
+        )
         self.x, self.y = self.x + x.sum(axis=0, dtype=np.float64), self.y + y.sum(axis=0, dtype=np.float64)
 
     def __add__(self, other: _Sums) -> _Sums:
