@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,10 +93,15 @@ def _list_passes(as_json: bool) -> int:
         settings = {
             one.name: None if one.default is dataclasses.MISSING else one.default for one in dataclasses.fields(kind)
         }
-        about = (kind.__doc__ or "").strip().splitlines()[0]
+        module = sys.modules[kind.__module__].__doc__ or ""
+        about = " ".join(module.strip().partition("\n\n")[0].split())
+        fields = " ".join((kind.__doc__ or "").split())
         if as_json:
-            print(json.dumps({"pass": name, "reads": kind.reads, "writes": kind.writes, "settings": settings}))
+            plain = {"pass": name, "about": about, "fields": fields, "needs_items": kind.needs_items}
+            print(json.dumps(plain | {"reads": kind.reads, "writes": kind.writes, "settings": settings}))
         else:
             words = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-            print(f"{name:<20} {'/'.join(kind.reads)} -> {kind.writes or 'the same'}; {about}\n{'':<20} {words}")
+            print(f"{name}: {'/'.join(kind.reads)} -> {kind.writes or 'the same'}{', needs items' * kind.needs_items}")
+            for text in (about, words, fields):
+                print(textwrap.fill(text, 116, initial_indent="    ", subsequent_indent="    ") or "    no settings")
     return 0

@@ -7,6 +7,9 @@ Names decode themselves: what is done, then to how many bits. A new pass is a fi
 PASSES: dict[str, str] = {
     "static_w8a8": "static:Static",
     "dynamic_w8a8": "dynamic:Dynamic",
+    "weights_int": "weights:WeightsOnly",
+    "weights_fp16": "fp16:WeightsFp16",
+    "weights_minifloat": "minifloat:Minifloat",
     "mixed": "mixed:Mixed",
     "grid": "grid:Grid",
     "prune_channels": "prune_channels:PruneChannels",
@@ -15,7 +18,4 @@ PASSES: dict[str, str] = {
     "share_weights": "share_weights:ShareWeights",
     "repair": "repair:Repair",
     "code": "code:Code",
-    "weights_fp16": "fp16:WeightsFp16",
-    "weights_minifloat": "minifloat:Minifloat",
-    "weights_int": "weights:WeightsOnly",
 }
