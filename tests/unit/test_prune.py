@@ -224,3 +224,11 @@ def test_layers_share_few_values_and_zeros_stay():
     assert (share(few, 3, "linear", 5) == few).all()
     halves = share(np.array([0, 1, 10, 11], np.float32), 2, "quantile", 5)
     assert halves.tolist() == [0.5, 0.5, 10.5, 10.5]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_is_left_is_fitted_in_every_kind_of_net(name: str):
+    original = NETS[name]()
+    told = context(original)
+    PruneChannels(share=0.5, importance="l2", multiple=1)(original, told)
+    assert told.facts["change_sd"]["fitted"] < told.facts["change_sd"]["cut"]
