@@ -1,8 +1,8 @@
 """Compress an example model by every recipe beside it, judge the results, and keep a row for each technique:
 
-    python scripts/compress_models.py NAME WORK [--judge val|test] [--only RECIPE ...]
+    python scripts/compress_models.py NAME WORK [--judge val|test] [--only RECIPE ...] [--quick]
 
-WORK holds NAME.onnx and NAME-{calibration,val,test}.npz, made by that model's training script (for malaria the net in
+WORK holds NAME.onnx and NAME-{calibration,unlabelled,val,test}.npz, made by that model's training script (for malaria the net in
 the shipped bundle and the cells of resnet18). Recipes are models/NAME/recipes/*.json; rows go to
 models/NAME/bench.jsonl in place of those of the same recipe. Choose on val; report on test once.
 """
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from edge_runtime.bundle import load_bundle  # noqa: E402
-from edge_runtime.compress.recipe import load_recipe  # noqa: E402
+from edge_runtime.compress.recipe import load_recipe, pass_name  # noqa: E402
 from edge_runtime.compress.run import Job, compress  # noqa: E402
 
 
@@ -73,17 +73,23 @@ def main() -> None:
     folder = ROOT / "models" / options.name
     recipes = [load_recipe(path) for path in sorted((folder / "recipes").glob("*.json"))]
     recipes = [one for one in recipes if not options.only or one.name in options.only]
-    job = Job(
-        model=model_file(options.name, options.work),
-        recipes=tuple(recipes),
-        out=options.work / f"{options.name}-compressed",
-        calibrate=items(options.name, options.work, "calibration"),
-        judge=items(options.name, options.work, options.judge),
-        speed=not options.quick,
-        robust=not options.quick,
-    )
-    report = compress(job, notice=lambda words: print(words, file=sys.stderr, flush=True))
-    made = rows(options.name, options.judge, report)
+    # what learns wants more items than what calibrates
+    learning = [one for one in recipes if any(pass_name(step) == "repair" for step in one.passes)]
+    groups = (("calibration", [one for one in recipes if one not in learning]), ("unlabelled", learning))
+    made: list[dict[str, Any]] = []
+    for part, group in groups:
+        if group:
+            job = Job(
+                model=model_file(options.name, options.work),
+                recipes=tuple(group),
+                out=options.work / f"{options.name}-compressed-{part}",
+                calibrate=items(options.name, options.work, part),
+                judge=items(options.name, options.work, options.judge),
+                speed=not options.quick,
+                robust=not options.quick,
+            )
+            report = compress(job, notice=lambda words: print(words, file=sys.stderr, flush=True))
+            made += rows(options.name, options.judge, report)
     if options.judge == "test" and not options.quick:
         keep(folder / "bench.jsonl", made)
     for row in made:
