@@ -2,7 +2,7 @@
 
     python scripts/compress_models.py NAME WORK [--judge val|test] [--only RECIPE ...] [--quick]
 
-WORK holds NAME.onnx and NAME-{calibration,unlabelled,val,test}.npz, made by that model's training script (for malaria the net in
+WORK holds NAME.onnx and NAME-{calibration,unlabelled,val,test}.npz, made by models/zoo/train.py (for malaria the net in
 the shipped bundle and the cells of resnet18). Recipes are models/NAME/recipes/*.json; rows go to
 models/NAME/bench.jsonl in place of those of the same recipe. Choose on val; report on test once.
 """
