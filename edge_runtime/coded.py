@@ -27,15 +27,15 @@ trusted: what a file says of sizes is checked against the size that the bundle d
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from edge_runtime.digest import sha256
 from edge_runtime.errors import BundleError
-from edge_runtime.lanes import MAX_CLASSES, MAX_GROUP, MAX_LANES, Decoder, Levels, Reader, walk
+from edge_runtime.lanes import LIMIT, MAX_CLASSES, MAX_GROUP, MAX_LANES, Decoder, Levels, Reader, walk
 from edge_runtime.ranges import (
-    BYTE,
     INT4,
     KINDS,
     MAX_TABLES,
@@ -58,6 +58,7 @@ FIXED = struct.Struct("<8sHHQ32s")
 SIZES = struct.Struct("<16I")
 SECTIONS = ("ranges", "classes", "maps", "tables", "values", "skeleton", "bits", "words")
 DICTIONARY_BYTES = 1 << 20
+LARGE_BYTES = 16 << 20
 # What decoding takes beside the model file: lanes, tables, a group of rows, LZMA's dictionary.
 WORK_BYTES = 12 << 20
 
@@ -167,8 +168,7 @@ def decode(stream: BinaryIO, start: int, length: int, size: int, digest: str = "
         for plan in planned:
             decoder.tables = plan.tables()
             for first, tokens in walk(plan.range.shape, plan.contexts, header.lanes, decoder.step):
-                plain = tokens.astype(np.int32) if plan.range.kind >= BYTE else levels.of(tokens)
-                write(out, plan, first, plain)
+                write(out, plan, first, tokens, levels)
         skeleton = Packed(places["skeleton"], header.sections["skeleton"][1], decoder.tail())
         _fill(out, ranges, skeleton)
         for one in ranges:
@@ -176,9 +176,19 @@ def decode(stream: BinaryIO, start: int, length: int, size: int, digest: str = "
                 complete(out, one, skeleton.take)
         del out
     made = whole.getvalue()
-    if sha256(made).digest() != header.sha256:
+    if _digest(made) != header.sha256:
         raise BundleError("the decoded model is not the one that was coded: its SHA-256 does not match")
     return made
+
+
+def _digest(model: bytes) -> bytes:
+    """SHA-256, by OpenSSL where the model is so large that its 3.6 MiB (see digest.py) are worth its speed."""
+    if len(model) >= LARGE_BYTES:
+        with contextlib.suppress(ImportError):
+            import hashlib
+
+            return hashlib.sha256(model).digest()
+    return sha256(model).digest()
 
 
 def _ranges(content: bytes, header: Header) -> list[Range]:
@@ -198,6 +208,7 @@ def _ranges(content: bytes, header: Header) -> list[Range]:
             and 0 < one.group * row <= MAX_GROUP
             and (one.kind != INT4 or one.group * row % 2 == 0)
             and one.block > 0
+            and abs(one.centre) <= LIMIT
             and one.classes <= MAX_CLASSES
             and one.swapped <= 1
             and one.contexts <= 1

@@ -7,7 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.errors import BundleError
-from edge_runtime.lanes import FORECASTS, SLOTS, Contexts, Shape, frequencies, slots, spread_tables
+from edge_runtime.lanes import (
+    DIRECT,
+    FORECASTS,
+    SLOTS,
+    ZERO,
+    Contexts,
+    Levels,
+    Shape,
+    frequencies,
+    slots,
+    spread_tables,
+)
 
 if TYPE_CHECKING:
     from edge_runtime.lanes import Array
@@ -61,6 +72,12 @@ class Plan(NamedTuple):
     contexts: Contexts
     values: Array
     frequencies: list[tuple[int, Array]]
+
+    @property
+    def low_bits(self) -> bool:
+        """Whether any of its tokens has low bits."""
+        last = max(first + each.size - 1 for first, each in self.frequencies)
+        return min(first for first, _ in self.frequencies) <= ZERO - DIRECT or last >= ZERO + DIRECT
 
     def tables(self) -> Array:
         import numpy as np
@@ -134,15 +151,19 @@ def _tables(content: bytes) -> list[tuple[int, Array]]:
 # ---------------------------------------------------------------- the engine's bytes
 
 
-def write(out: Array, plan: Plan, first: int, levels: Array) -> None:
-    """`levels`: (places, rows of a group, columns), of the group whose first row is `first`."""
+def write(out: Array, plan: Plan, first: int, tokens: Array, levels: Levels) -> None:
+    """`tokens`: (places, rows of a group, columns), of the group whose first row is `first`."""
     import numpy as np
 
     one = plan.range
-    lying = levels.transpose(1, 2, 0) if one.swapped else levels.transpose(1, 0, 2)
+    axes = (1, 2, 0) if one.swapped else (1, 0, 2)
     begin = first * one.places * one.columns
-    flat = np.ascontiguousarray(lying).reshape(-1)[: one.number - begin]
-    flat += np.int32(one.centre)
+    if one.kind >= BYTE or not plan.low_bits:  # turned while they are single bytes
+        flat = np.ascontiguousarray(tokens.transpose(axes)).reshape(-1)[: one.number - begin].astype(np.int32)
+        flat += one.centre - (ZERO if one.kind < BYTE else 0)
+    else:
+        flat = np.ascontiguousarray(levels.of(tokens).transpose(axes)).reshape(-1)[: one.number - begin]
+        flat += np.int32(one.centre)
     made = _engine_bytes(plan, begin, flat)
     at = one.offset + begin * WIDTHS[one.kind] // 8
     out[at : at + made.size] = made
