@@ -7,7 +7,7 @@ moments say. Positions are drawn from each item with a fixed seed, so memory and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ROWS = 24_000  # positions of one layer at most, over all items
+ROWS = 12_000  # positions of one layer at most, over all items
+_BATCH = 64
 LARGEST = 9_216  # inputs of one output: moments of more would take above 340 MB
 
 
@@ -84,39 +85,66 @@ def measurable(layer: Layer) -> bool:
 
 
 def gather(
-    artifact: Artifact, samples: Samples, layer: Layer, original: Artifact | None = None, suffix: str = ""
-) -> Moments:
-    """`artifact` holds the layer's input under the name that the layer has for it and `suffix`, `original` (where it is
-    given) under that name."""
+    artifact: Artifact,
+    samples: Samples,
+    layers: Sequence[Layer],
+    original: Artifact | None = None,
+    suffix: str = "",
+) -> list[Moments]:
+    """Of each layer, from one run. `artifact` holds a layer's input under the name that the layer has for it and
+    `suffix`, `original` (where it is given) under that name."""
     import numpy as np
 
-    given = layer.node.inputs[0]
-    assert given is not None and given.name is not None
-    name, an_item = given.name, max(4, ROWS // samples.count)
-    sums: list[NDArray[Any]] = []
-    rows = 0
-    before = tap(original, samples, [name]) if original is not None else None
-    for found in tap(artifact, samples, [name + suffix]):
-        old = inputs_of(layer, next(before)[name], an_item) if before is not None else None
-        for patches in inputs_of(layer, found[name + suffix], an_item):
+    names = [str(one.node.inputs[0].name) for one in layers if one.node.inputs[0] is not None]
+    sums: list[list[NDArray[Any]]] = [[] for _ in layers]
+    rows = [0] * len(layers)
+    an_item = max(4, ROWS // samples.count)
+    before = tap(original, samples, sorted(set(names)), _BATCH) if original is not None else None
+    for found in tap(artifact, samples, sorted({name + suffix for name in names}), _BATCH):
+        old = next(before) if before is not None else None
+        for place, (layer, name) in enumerate(zip(layers, names, strict=True)):
+            patches = inputs_of(layer, found[name + suffix], an_item)
             made: list[NDArray[Any]] = [
                 patches.sum(axis=1, dtype=np.float64),
                 np.matmul(patches.transpose(0, 2, 1), patches),
             ]
             if old is not None:
-                other = next(old)
+                other = inputs_of(layer, old[name], an_item)
                 made += [other.sum(axis=1, dtype=np.float64), np.matmul(other.transpose(0, 2, 1), patches)]
-            sums = made if not sums else [one + more for one, more in zip(sums, made, strict=True)]
-            rows += patches.shape[1]
-    moments = Moments(sums[0] / rows, (sums[1] / rows).astype(np.float32), rows)
-    if original is not None:
-        moments.wanted_mean, moments.cross = sums[2] / rows, (sums[3] / rows).astype(np.float32)
-    return moments
+            rows[place] += patches.shape[1]
+            for one, more in zip(sums[place], made, strict=False):
+                one += more
+            sums[place] = sums[place] or made
+    return [_moments(one, count) for one, count in zip(sums, rows, strict=True)]
 
 
-def inputs_of(layer: Layer, array: NDArray[np.float32], an_item: int) -> Iterator[NDArray[np.float32]]:
+def _moments(sums: Sequence[NDArray[Any]], rows: int) -> Moments:
+    import numpy as np
+
+    made = Moments(sums[0] / rows, np.asarray(sums[1] / rows, np.float32), rows)
+    if len(sums) > 2:
+        made.wanted_mean, made.cross = sums[2] / rows, np.asarray(sums[3] / rows, np.float32)
+    return made
+
+
+def stages(layers: Sequence[Layer], count: int = 8) -> list[list[Layer]]:
+    """The layers in order, in about `count` parts whose moments fit in memory together (240 MB, or one layer)."""
+    made: list[list[Layer]] = []
+    numbers = 0
+    many = -(-len(layers) // count)
+    for layer in layers:
+        size = layer.matrix().shape[1] ** 2 * (layer.matrix().shape[0] if layer.kind == "depthwise" else 1)
+        if not made or len(made[-1]) >= many or numbers + size > 60_000_000:
+            made.append([])
+            numbers = 0
+        made[-1].append(layer)
+        numbers += size
+    return made
+
+
+def inputs_of(layer: Layer, array: NDArray[np.float32], an_item: int) -> NDArray[np.float32]:
     """float32 (groups, rows, K): what the weights of each group are multiplied with, at up to `an_item` positions of
-    each item; the order of K is that of Layer.matrix."""
+    each item; the order of K is that of Layer.matrix. All items at once: small products are slow."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -125,8 +153,7 @@ def inputs_of(layer: Layer, array: NDArray[np.float32], an_item: int) -> Iterato
         count = flat.shape[1]
         if count > an_item:
             flat = flat[:, np.sort(random.choice(count, an_item, replace=False))]
-        yield flat.reshape(1, -1, array.shape[-1])
-        return
+        return flat.reshape(1, -1, array.shape[-1])
     group = attribute(layer.node, "group", 1)
     kernel = array_of(layer.weight).shape[2:]
     rank = len(kernel)
@@ -141,10 +168,10 @@ def inputs_of(layer: Layer, array: NDArray[np.float32], an_item: int) -> Iterato
     places = math.prod(view.shape[2 : 2 + rank])
     kept = np.arange(places) if places <= an_item else np.sort(random.choice(places, an_item, replace=False))
     where = np.unravel_index(kept, view.shape[2 : 2 + rank])
-    for item in view:  # (C, *out, *kernel)
-        taken = item[(slice(None), *where)]  # (C, positions, *kernel)
-        split = taken.reshape(group, len(taken) // group, len(kept), -1)
-        yield np.ascontiguousarray(split.transpose(0, 2, 1, 3)).reshape(group, len(kept), -1)
+    # (items, C, *out, *kernel) to (positions, items, C, *kernel): what is advanced goes first
+    taken = np.moveaxis(view, (0, 1), (rank, rank + 1))[where]
+    split = taken.reshape(len(kept) * len(array), group, array.shape[1] // group, -1).transpose(1, 0, 2, 3)
+    return np.ascontiguousarray(split).reshape(group, len(kept) * len(array), -1)
 
 
 def _pads(

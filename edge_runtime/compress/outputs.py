@@ -96,6 +96,7 @@ def tap(
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the processor
     session = ort.InferenceSession(proto.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     free = all(not isinstance(one.shape[0], int) for one in session.get_inputs() if one.shape)
     for feed in samples.batches(batch if free else 1):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.errors import InputError
@@ -98,7 +99,42 @@ def _tidy(content: bytes) -> bytes:
                 name += "_"
             node.name = name
             taken.add(name)
+    proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    _pools(proto)
     proto.doc_string, proto.graph.doc_string, proto.producer_name, proto.producer_version = "", "", "", ""
     del proto.graph.value_info[:]
     shaped = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     return bytes(shaped.SerializeToString(deterministic=True))
+
+
+def _pools(proto: Any) -> None:
+    """A mean over all places, keeping the axes, is a GlobalAveragePool: engines have integer kernels for that alone.
+    Where the axes are dropped a Flatten follows."""
+    import onnx
+
+    known = {one.name: onnx.numpy_helper.to_array(one) for one in proto.graph.initializer if one.data_type == 7}
+    ranks = {
+        one.name: len(one.type.tensor_type.shape.dim)
+        for one in [*proto.graph.value_info, *proto.graph.input]
+        if one.type.tensor_type.HasField("shape")
+    }
+    for place in reversed(range(len(proto.graph.node))):
+        node = proto.graph.node[place]
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4:
+            continue
+        said = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        axes = known.get(node.input[1]) if len(node.input) > 1 else said.get("axes")
+        if axes is None or sorted(int(one) % 4 for one in axes) != [2, 3]:
+            continue
+        keep, answer = said.get("keepdims", 1), node.output[0]
+        pooled = answer if keep else f"{answer}_pooled"
+        made = [onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)]
+        if not keep:
+            made.append(onnx.helper.make_node("Flatten", [pooled], [answer], name=f"{node.name}_flat", axis=1))
+        rest = list(proto.graph.node)
+        del proto.graph.node[:]
+        proto.graph.node.extend([*rest[:place], *made, *rest[place + 1 :]])
+    read = {name for node in proto.graph.node for name in node.input} | {one.name for one in proto.graph.output}
+    kept = [one for one in proto.graph.initializer if one.name in read]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)

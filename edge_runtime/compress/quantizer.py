@@ -59,9 +59,7 @@ def tensors_to_watch(artifact: Artifact) -> tuple[str, ...]:
 
 def quantize(artifact: Artifact, seen: Mapping[str, Seen], options: Options) -> Artifact:
     """Form `onnx` to `onnx_q`. `seen`: of all tensors_to_watch."""
-    model = artifact.model()
-    if options.activation_bits == 16:
-        raise_opset(model, OPSET_16_BITS)
+    model = model_of(artifact, OPSET_16_BITS if options.activation_bits == 16 else 0)
     found = plan(model, options.keep)
     scales = group_scales(found, seen, options)
     writer = Writer(model)
@@ -74,11 +72,23 @@ def quantize(artifact: Artifact, seen: Mapping[str, Seen], options: Options) -> 
     return Artifact.of(model, "onnx_q")
 
 
-def raise_opset(model: ir.Model, opset: int) -> None:
-    """Operators of the hub mean the same from 17 to 21."""
-    model.opset_imports[""] = max(model.opset_imports.get("", 0), opset)
-    if model.ir_version < 10:
-        model.ir_version = 10
+def model_of(artifact: Artifact, opset: int) -> ir.Model:
+    """The graph, of this opset at least. Raises InputError for an operator that cannot be brought to it."""
+    import onnx
+    import onnx_ir as ir
+
+    proto = onnx.load_from_string(artifact.content)
+    found = next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
+    if found < opset:
+        try:
+            proto = onnx.version_converter.convert_version(proto, opset)
+        except Exception as error:  # the converter's own family, by operator
+            raise InputError(
+                f"opset {found} cannot be brought to {opset}: {(str(error).splitlines() or ['?'])[0][:200]}",
+                hint=f"export the model again with opset {opset}",
+            ) from error
+        proto.ir_version = max(proto.ir_version, 10)
+    return ir.from_proto(proto)
 
 
 def group_scales(found: Plan, seen: Mapping[str, Seen], options: Options) -> dict[ir.Value, Scale]:

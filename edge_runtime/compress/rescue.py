@@ -187,7 +187,7 @@ def adapted(state: State, samples: Samples, context: Context) -> State:
     for number, layer in enumerate(layers):
         context.progress(number, len(layers), f"rounding {layer.name}")
         made = state.but(levels=levels, scales=scales, shift=shift).made()
-        moments = gather(made, samples, layer, state.base, "_dq")
+        moments = gather(made, samples, [layer], state.base, "_dq")[0]
         matrix, top = layer.matrix(), state.options.top(layer)
         steps = np.broadcast_to(
             weight_scales(matrix, top, state.options.per_channel, state.options.weight_search), len(matrix)

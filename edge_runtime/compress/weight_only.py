@@ -10,7 +10,7 @@ from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.cross_moments import gather, measurable
 from edge_runtime.compress.layers import Layer, array_of, set_array, weighted
 from edge_runtime.compress.qdq import Writer
-from edge_runtime.compress.quantizer import raise_opset
+from edge_runtime.compress.quantizer import model_of
 from edge_runtime.compress.rounding import factor, round_together, shrunk
 from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.weights import weight_scales
@@ -140,7 +140,7 @@ def feedback(
         if form is None or not measurable(layer):
             continue
         progress(number, len(layers), f"rounding {layer.name}")
-        moments = gather(Artifact.of(model, "onnx"), samples, layer, artifact)
+        moments = gather(Artifact.of(model, "onnx"), samples, [layer], artifact)[0]
         matrix, centred = layer.matrix(), layer.bias is not None
         target = moments.target(matrix, centred, 1.0)
         second = moments.centred() if centred else moments.second
@@ -175,9 +175,7 @@ def feedback(
 
 def store(artifact: Artifact, forms: Mapping[str, Form], levels: Mapping[str, Levels] | None = None) -> Artifact:
     """Form onnx_q. `levels`: where they were chosen already; else each weight's nearest."""
-    model = artifact.model()
-    if any(one.bits < 8 or one.block for one in forms.values()):
-        raise_opset(model, _OPSET)
+    model = model_of(artifact, _OPSET if any(one.bits < 8 or one.block for one in forms.values()) else 0)
     writer = Writer(model)
     for layer in weighted(model):
         form = forms.get(layer.name)

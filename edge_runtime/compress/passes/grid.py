@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.cross_moments import Moments, gather, measurable
 from edge_runtime.compress.drift import Drift, compare
 from edge_runtime.compress.entropy import activity, adaptive_bits, entropy_bits, learn
 from edge_runtime.compress.layers import Layer, array_of, set_array, weighted
+from edge_runtime.compress.cross_moments import Moments, gather, measurable, stages
 from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.recipe import Context
 from edge_runtime.compress.rounding import factor, nearest, round_together, shrunk
-from edge_runtime.errors import InputError
+from edge_runtime.errors import EdgeError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
 _SMALL = 64  # weights of a layer with fewer stay as they are
@@ -60,7 +59,8 @@ class Grid:
     step: float = 0.0
     rate: float = 0.12
     damping: float = 0.01
-    follow: float = 0.1
+    follow: float = 1.0
+    tries: int = 4
 
     def __post_init__(self) -> None:
         if self.step < 0 or not (self.limit_sd > 0 or self.step > 0):
@@ -89,20 +89,19 @@ class Grid:
         layers = [one for one in weighted(artifact.model()) if one.matrix().size >= _SMALL and measurable(one)]
         if not layers:
             raise InputError("found no layer with 64 weights or more, wanted some to put on a grid")
-        made = []
-        for number, layer in enumerate(layers):
-            context.progress(number, len(layers), f"moments of {layer.name}")
-            moments = gather(artifact, samples, layer)
-            second = moments.centred() if layer.bias is not None else moments.second
-            second = np.stack([shrunk(one, moments.rows) for one in second])
-            path = folder / f"{number}.npy"
-            factors = np.stack([factor(one, self.damping) for one in second])
-            np.save(path, factors)
-            known = _Known(layer.name, moments, path)
-            known.steepness = _steepness(artifact, layer.name, moments, factors, few, before)
-            diagonal = np.maximum(np.diagonal(factors, axis1=1, axis2=2), 1e-12).astype(np.float64)
-            known.fine = 1 / math.sqrt(known.steepness * math.exp(2 * float(np.log(diagonal).mean())))
-            made.append(known)
+        made: list[_Known] = []
+        for part in stages(layers):
+            for layer, moments in zip(part, gather(artifact, samples, part), strict=True):
+                context.progress(len(made), len(layers), f"sensitivity of {layer.name}")
+                path = folder / f"{len(made)}.npy"
+                factors = _factors(layer, moments, self.damping)
+                np.save(path, factors)
+                known = _Known(layer.name, moments, path)
+                known.steepness = _steepness(artifact, layer.name, moments, factors, few, before)
+                known.fine = 1 / math.sqrt(known.steepness * _typical(factors))
+                # only the mean is wanted from here on
+                moments.second = moments.second[:, :0, :0]
+                made.append(known)
         # in all, steps of `fine` times f change the output by about f (rms, in sd)
         weights = sum(layer.matrix().size for layer in layers)
         for known in made:
@@ -115,65 +114,58 @@ class Grid:
         """The coarsest common factor whose largest change stays within the limit."""
         samples = context.items("a grid for weights")
         if self.step > 0:
-            made, bits = self._apply(artifact, known, self.step)
+            made, bits = self._follow(artifact, context, known, self.step)
             self._note(context, self.step, compare(before, answers(made, samples, 16)), bits)
             return made, bits
-        factor_now, low, high = self.limit_sd / 4, 0.0, math.inf
+        common, low, high = self.limit_sd / 6, 0.0, math.inf
         best: tuple[Artifact, dict[str, tuple[int, float, float]]] | None = None
-        for number in range(9):
-            context.progress(number, 9, "searching the step")
-            made, bits = self._apply(artifact, known, factor_now)
+        for _ in range(self.tries):
+            made, bits = self._follow(artifact, context, known, common)
             drift = compare(before, answers(made, samples, 16))
-            self._note(context, factor_now, drift, bits)
+            self._note(context, common, drift, bits)
             if drift.largest <= self.limit_sd:
-                low, best = factor_now, (made, bits)
-                if drift.largest > 0.97 * self.limit_sd:
+                low, best = common, (made, bits)
+                if drift.largest > 0.95 * self.limit_sd:
                     break
             else:
-                high = factor_now
-            guess = factor_now * min(4.0, max(0.25, 0.985 * self.limit_sd / max(drift.largest, 1e-9)))
-            factor_now = guess if low < guess < high else math.sqrt(low * high) if low > 0 else high / 2
-            if low > 0 and high < low * 1.01:
-                break
-        if best is None:
-            raise InputError(
-                f"no step keeps the largest output change within {self.limit_sd} sd; the finest tried gave "
-                f"{drift.largest:.4f} sd",
-                hint="raise limit_sd",
-            )
+                high = common
+            guess = common * min(4.0, max(0.25, 0.98 * self.limit_sd / max(drift.largest, 1e-9)))
+            common = guess if low < guess < high else math.sqrt(low * high) if low > 0 else high / 2
+        while best is None:  # halving ends: a step small enough changes nothing
+            made, bits = self._follow(artifact, context, known, common)
+            drift = compare(before, answers(made, samples, 16))
+            self._note(context, common, drift, bits)
+            if drift.largest <= self.limit_sd:
+                best = made, bits
+            elif common < self.limit_sd * 1e-4:
+                raise EdgeError(
+                    f"no step keeps the largest output change within {self.limit_sd} sd; the finest tried gave "
+                    f"{drift.largest:.4f} sd",
+                    hint="raise limit_sd",
+                )
+            common /= 2
         return best
 
     def _follow(
         self, artifact: Artifact, context: Context, known: list[_Known], common: float
     ) -> tuple[Artifact, dict[str, tuple[int, float, float]]]:
-        """As `_apply`, but each layer is fitted to what the layers before it have become."""
+        """Each layer is fitted to what the layers before it have become; in stages, for a run takes its time."""
         import numpy as np
 
         samples = context.items("a grid for weights")
         model = artifact.model()
-        bits = {}
-        for number, one in enumerate(known):
-            context.progress(number, len(known), f"rounding {one.name}")
-            layer = next(each for each in weighted(model) if each.name == one.name)
-            moments = gather(Artifact.of(model, "onnx"), samples, layer, artifact)
-            centred = layer.bias is not None
-            second = moments.centred() if centred else moments.second
-            path = one.factors.with_suffix(".followed.npy")
-            np.save(path, np.stack([factor(shrunk(each, moments.rows), self.damping) for each in second]))
-            now = _Known(one.name, moments, path, one.steepness, one.fine)
-            levels = _round_layer(model, layer, now, common, self.rate, self.follow)
-            bits[one.name] = (levels.size, entropy_bits(levels), adaptive_bits(levels))
-        return Artifact.of(model, "onnx"), bits
-
-    def _apply(
-        self, artifact: Artifact, known: list[_Known], common: float
-    ) -> tuple[Artifact, dict[str, tuple[int, float, float]]]:
-        model = artifact.model()
-        by_name = {one.name: one for one in weighted(model)}
-        bits = {}
-        for one in known:
-            levels = _round_layer(model, by_name[one.name], one, common, self.rate)
-            bits[one.name] = (levels.size, entropy_bits(levels), adaptive_bits(levels))
+        by_name = {one.name: one for one in known}
+        bits: dict[str, tuple[int, float, float]] = {}
+        layers = [one for one in weighted(model) if one.name in by_name]
+        for part in stages(layers):
+            context.progress(len(bits), len(layers), f"rounding {part[0].name}")
+            for layer, moments in zip(part, gather(Artifact.of(model, "onnx"), samples, part, artifact), strict=True):
+                old = by_name[layer.name]
+                path = old.factors.with_suffix(".followed.npy")
+                np.save(path, _factors(layer, moments, self.damping))
+                now = _Known(layer.name, moments, path, old.steepness, old.fine)
+                levels = _round_layer(layer, now, common, self.rate, self.follow)
+                bits[layer.name] = (levels.size, entropy_bits(levels), adaptive_bits(levels))
         return Artifact.of(model, "onnx"), bits
 
     def _note(self, context: Context, common: float, drift: Drift, bits: dict[str, tuple[int, float, float]]) -> None:
@@ -189,9 +181,15 @@ class Grid:
         )
 
 
-def _round_layer(
-    model: ir.Model, layer: Layer, known: _Known, common: float, rate: float, follow: float = 0.0
-) -> NDArray[np.float32]:
+def _factors(layer: Layer, moments: Moments, damping: float) -> NDArray[np.float32]:
+    """float32 (groups, K, K). Where there is a bias to take up the mean, only covariances count."""
+    import numpy as np
+
+    second = moments.centred() if layer.bias is not None else moments.second
+    return np.stack([factor(shrunk(one, moments.rows), damping) for one in second])
+
+
+def _round_layer(layer: Layer, known: _Known, common: float, rate: float, follow: float) -> NDArray[np.float32]:
     """Writes the layer's weights and the bias that takes up the mean error; returns its levels (O, K)."""
     import numpy as np
 
@@ -199,9 +197,9 @@ def _round_layer(
     matrix = known.moments.target(old, layer.bias is not None, follow) if follow > 0 else old.copy()
     matrix[old == 0] = 0
     step = np.float32(known.fine * common)
-    trade = rate * float(step) ** 2 * _typical(known)
     levels = np.zeros_like(matrix)
     factors = np.load(known.factors, mmap_mode="r")
+    trade = rate * float(step) ** 2 * _typical(factors)
     rows = len(matrix) // len(factors)
     for group in range(len(factors)):
         part = matrix[group * rows : (group + 1) * rows]
@@ -221,11 +219,10 @@ def _round_layer(
     return levels
 
 
-def _typical(known: _Known) -> float:
+def _typical(factors: NDArray[np.float32]) -> float:
     """The geometric mean of what a rounding costs: R_jj^2."""
     import numpy as np
 
-    factors = np.load(known.factors, mmap_mode="r")
     diagonal = np.maximum(np.diagonal(factors, axis1=1, axis2=2), 1e-12).astype(np.float64)
     return math.exp(2 * float(np.log(diagonal).mean()))
 

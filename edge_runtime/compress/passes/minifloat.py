@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.layers import Layer, weighted
 from edge_runtime.compress.qdq import Writer
-from edge_runtime.compress.quantizer import raise_opset
+from edge_runtime.compress.quantizer import model_of
 from edge_runtime.compress.recipe import Context
 from edge_runtime.compress.weight_only import quantizable
 
@@ -47,9 +47,7 @@ class Minifloat:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         names = {one.name for one in quantizable(artifact, self.keep)}
-        model = artifact.model()
-        if self.container != "FLOAT16":
-            raise_opset(model, _OPSET)
+        model = model_of(artifact, 0 if self.container == "FLOAT16" else _OPSET)
         writer = Writer(model)
         for layer in weighted(model):
             if layer.name in names:
