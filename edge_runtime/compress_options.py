@@ -96,12 +96,13 @@ def _list_passes(as_json: bool) -> int:
         module = sys.modules[kind.__module__].__doc__ or ""
         about = " ".join(module.strip().partition("\n\n")[0].split())
         fields = " ".join((kind.__doc__ or "").split())
+        items = "sometimes" if isinstance(kind.needs_items, property) else "always" if kind.needs_items else "never"
         if as_json:
-            plain = {"pass": name, "about": about, "fields": fields, "needs_items": kind.needs_items}
+            plain = {"pass": name, "about": about, "fields": fields, "needs_items": items}
             print(json.dumps(plain | {"reads": kind.reads, "writes": kind.writes, "settings": settings}))
         else:
             words = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-            print(f"{name}: {'/'.join(kind.reads)} -> {kind.writes or 'the same'}{', needs items' * kind.needs_items}")
+            print(f"{name}: {'/'.join(kind.reads)} -> {kind.writes or 'the same'}; needs items: {items}")
             for text in (about, words, fields):
                 print(textwrap.fill(text, 116, initial_indent="    ", subsequent_indent="    ") or "    no settings")
     return 0

@@ -8,9 +8,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edge_runtime.compress.artifact import Artifact
+from edge_runtime.compress.cross_moments import inputs_of
 from edge_runtime.compress.drift import compare
 from edge_runtime.compress.layers import weighted
-from edge_runtime.compress.cross_moments import inputs_of
 from edge_runtime.compress.outputs import answers, tap
 from edge_runtime.compress.passes.dynamic import Dynamic
 from edge_runtime.compress.passes.fp16 import WeightsFp16

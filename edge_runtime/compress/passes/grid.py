@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from edge_runtime.compress.artifact import Artifact
+from edge_runtime.compress.cross_moments import Moments, gather, measurable, stages
 from edge_runtime.compress.drift import Drift, compare
 from edge_runtime.compress.entropy import activity, adaptive_bits, entropy_bits, learn
 from edge_runtime.compress.layers import Layer, array_of, set_array, weighted
-from edge_runtime.compress.cross_moments import Moments, gather, measurable, stages
 from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.recipe import Context
 from edge_runtime.compress.rounding import factor, nearest, round_together, shrunk
