@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from edge_runtime.bundle import Decoded, load_bundle, pack
 from edge_runtime.cli import main
 from edge_runtime.coded import FIXED, SECTIONS, SIZES, WORK_BYTES, decode
-from edge_runtime.compress.code import encode, plain_zeros
+from edge_runtime.compress.code import encode, for_bundle, plain_zeros
 from edge_runtime.digest import sha256
 from edge_runtime.errors import BundleError, InputError, UsageError
 from edge_runtime.lanes import frequencies, slots, split, token_tables
@@ -357,7 +357,7 @@ def test_pack_codes_a_variant_and_the_engines_read_it(models: Path, tmp_path: Pa
     for one in manifest["variants"]:
         (tmp_path / one["file"]).write_bytes((models / one["file"]).read_bytes())
     (tmp_path / "bundle.json").write_text(json.dumps(manifest))
-    bundle = pack_folder(tmp_path, tmp_path / "coded.edge")
+    bundle = pack_folder(tmp_path, tmp_path / "coded.edge", for_bundle)
     for one in bundle.variants:
         assert one.file.coded and bundle.read(one.file) == (models / one.file.name).read_bytes()
     cost = predict_cost(bundle, bundle.variants[0], "onnxruntime", "aarch64")
@@ -377,4 +377,4 @@ def test_pack_refuses_another_coding(coding: object, models: Path, tmp_path: Pat
     manifest["variants"][0]["coding"] = coding
     (tmp_path / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match='wanted "entropy", of onnx or tflite'):
-        pack_folder(tmp_path, tmp_path / "coded.edge")
+        pack_folder(tmp_path, tmp_path / "coded.edge", for_bundle)
