@@ -6,8 +6,8 @@ The folder holds `bundle.json`, the models and, if there is one, `card.md`:
      "variants": [{"name": "int8", "format": "onnx", "file": "int8.onnx", "recipe": [...], "metrics": {}, "costs": {}}]}
 
 recipe, metrics and costs may be left out, and `"coding": "entropy"` put in: then the variant's weights are stored
-entropy-coded (here, with the workstation's packages), and every device decodes them, exactly. Inputs and outputs are
-read from the model by an engine, in a guarded child.
+entropy-coded (here, with the workstation's packages) where that makes the file smaller, and every device decodes them,
+exactly. Inputs and outputs are read from the model by an engine, in a guarded child.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle
             if path.name in to_code:
                 if encode is None:
                     raise BundleError(f"{folder}: {path.name}: found a coding, and nothing here that encodes")
-                files[path.name], coded[path.name] = encode(files[path.name], one["format"])
+                content, decoded = encode(files[path.name], one["format"])
+                if len(content) < len(files[path.name]):  # float weights as trained may even grow
+                    files[path.name], coded[path.name] = content, decoded
         variants.append({"recipe": [], "metrics": {}, "costs": {}, **one, **_tensors(path, one["format"])})
     if (folder / CARD).is_file():
         files[CARD] = (folder / CARD).read_bytes()

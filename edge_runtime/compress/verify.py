@@ -36,7 +36,7 @@ def stored_bytes(artifact: Artifact, coded: bool) -> int:
         return len(artifact.content)
     from edge_runtime.compress.code import for_bundle
 
-    return len(for_bundle(artifact.content, artifact.format)[0])
+    return min(len(artifact.content), len(for_bundle(artifact.content, artifact.format)[0]))
 
 
 def judge(artifact: Artifact, original: Artifact, samples: Samples | None) -> dict[str, Any]:

@@ -352,14 +352,20 @@ def test_versions_and_coded_files_go_together(model: bytes, coded: bytes, tmp_pa
 
 
 def test_pack_codes_a_variant_and_the_engines_read_it(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import onnx
+
     manifest = json.loads((models / "bundle.json").read_text())
-    manifest["variants"] = [{**one, "coding": "entropy"} for one in manifest["variants"][:2]]
-    for one in manifest["variants"]:
-        (tmp_path / one["file"]).write_bytes((models / one["file"]).read_bytes())
+    manifest["variants"] = [{**one, "coding": "entropy"} for one in manifest["variants"][:3]]
+    wordy = onnx.load(str(models / "fp32.onnx"))
+    wordy.doc_string = "means " * 1000
+    contents = {"fp32.onnx": wordy.SerializeToString(), "int8.tflite": (models / "int8.tflite").read_bytes()}
+    contents["fp32.tflite"] = (models / "fp32.tflite").read_bytes() + bytes(4096)
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
     (tmp_path / "bundle.json").write_text(json.dumps(manifest))
     bundle = pack_folder(tmp_path, tmp_path / "coded.edge", for_bundle)
-    for one in bundle.variants:
-        assert one.file.coded and bundle.read(one.file) == (models / one.file.name).read_bytes()
+    assert all(bundle.read(one.file) == contents[one.file.name] for one in bundle.variants)
+    assert [bool(one.file.coded) for one in bundle.variants[:2]] == [True, True]
     cost = predict_cost(bundle, bundle.variants[0], "onnxruntime", "aarch64")
     assert cost.storage_bytes == bundle.size and cost.ram_bytes > WORK_BYTES
     red = picture(tmp_path / "red.png", (250, 10, 10))
