@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_runtime.compress.artifact import Artifact
+<<<<<<< HEAD
 from edge_runtime.compress.cross_moments import gather, measurable
 from edge_runtime.compress.layers import Layer, array_of, set_array, weighted
+=======
+from edge_runtime.compress.layers import Layer, array_of, attribute, set_array, weighted
+from edge_runtime.compress.cross_moments import gather, measurable
+>>>>>>> quant
 from edge_runtime.compress.qdq import Writer
 from edge_runtime.compress.quantizer import model_of
 from edge_runtime.compress.rounding import factor, round_together, shrunk
@@ -173,8 +178,13 @@ def feedback(
     return Artifact.of(model, "onnx"), made
 
 
-def store(artifact: Artifact, forms: Mapping[str, Form], levels: Mapping[str, Levels] | None = None) -> Artifact:
-    """Form onnx_q. `levels`: where they were chosen already; else each weight's nearest."""
+def store(
+    artifact: Artifact,
+    forms: Mapping[str, Form],
+    levels: Mapping[str, Levels] | None = None,
+    tables: bool = False,
+) -> Artifact:
+    """Form onnx_q. `levels`: where they were chosen already; else each weight's nearest. `tables`: embeddings too."""
     model = model_of(artifact, _OPSET if any(one.bits < 8 or one.block for one in forms.values()) else 0)
     writer = Writer(model)
     for layer in weighted(model):
@@ -182,6 +192,8 @@ def store(artifact: Artifact, forms: Mapping[str, Form], levels: Mapping[str, Le
         if form is not None:
             found = (levels or {}).get(layer.name) or scales_of(layer, layer.matrix(), form)
             _write(writer, layer, found, form)
+    if tables:
+        store_tables(writer)
     writer.finish()
     return Artifact.of(model, "onnx_q")
 
@@ -223,3 +235,38 @@ def _blocks(layer: Layer, array: NDArray[np.float32]) -> NDArray[np.float32]:
     kernel = () if layer.kind == "dense" else array_of(layer.weight).shape[2:]
     shaped = array.reshape(len(array), -1, *kernel)
     return np.ascontiguousarray(np.moveaxis(shaped, 0, layer.axis))
+
+
+def store_tables(writer: Writer, keep: tuple[str, ...] = ()) -> int:
+    """Tables that rows are looked up in (embeddings) as int8 with a scale for each column: the rows found are turned
+    into float32, not the whole table. Returns how many."""
+    import numpy as np
+
+    done = 0
+    for node in list(writer.model.graph):
+        table = node.inputs[0] if node.op_type == "Gather" else None
+        if table is None or node.name in keep or table.const_value is None or len(table.const_value.shape) != 2:
+            continue
+        rank = len(node.outputs[0].shape) if node.outputs[0].shape is not None else 0
+        array = array_of(table)
+        if array.dtype != np.float32 or array.size < SMALL or rank < 2 or attribute(node, "axis", 0) != 0:
+            continue
+        scales = weight_scales(np.ascontiguousarray(array.T), 127)
+        levels = np.clip(np.round(array / scales), -127, 127).astype(np.int8)
+        stem, name = str(table.name), str(node.outputs[0].name)
+        whole, output = node.outputs[0], node.outputs[0].is_graph_output()
+        uses = list(whole.uses())
+        node.replace_input_with(0, writer.array(f"{stem}_int8", levels))
+        inputs = [whole, writer.array(f"{stem}_scale", scales)]
+        made = writer.node("DequantizeLinear", inputs, f"{name}_dq", {"axis": rank - 1})
+        answer = made.outputs[0]
+        answer.shape, answer.type, whole.type = whole.shape, whole.type, None
+        writer.model.graph.insert_after(node, made)
+        for use in uses:
+            use.node.replace_input_with(use.idx, answer)
+        if output:
+            whole.name, answer.name = writer.name(f"{name}_int8"), name
+            outputs = writer.model.graph.outputs
+            outputs[next(place for place, one in enumerate(outputs) if one is whole)] = answer
+        done += 1
+    return done

@@ -189,3 +189,23 @@ def test_what_a_layer_reads_is_what_its_weights_are_multiplied_with(net: object)
         if layer.bias is not None:
             wanted = wanted - layer.bias.const_value.numpy() * (found[names[1]].size // len(made))
         assert np.allclose(made, wanted, rtol=1e-3, atol=1e-2)
+
+
+def test_a_table_of_rows_is_stored_small_and_only_the_rows_found_are_turned_back():
+    table = np.random.default_rng(1).normal(size=(500, 16)).astype(np.float32)
+    product = np.eye(16, 32, dtype=np.float32)
+    nodes = [helper.make_node("Gather", ["t", "x"], ["e"]), helper.make_node("MatMul", ["e", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "rows",
+        [helper.make_tensor_value_info("x", 7, ["batch", 5])],
+        [helper.make_tensor_value_info("y", 1, ["batch", 5, 32])],
+        [numpy_helper.from_array(table, "t"), numpy_helper.from_array(product, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    artifact = prepare(Artifact("onnx", model.SerializeToString()))
+    samples = Samples("made", 8, None, {"x": np.arange(40).reshape(8, 5)})
+    for step in (Dynamic(), WeightsOnly()):
+        made = step(artifact, Context(artifact, samples, Target("x86_64")))
+        assert len(made.content) < len(artifact.content) / 3
+        assert compare(answers(artifact, samples), answers(made, samples)).mean < 0.02

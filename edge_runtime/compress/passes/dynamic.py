@@ -13,7 +13,7 @@ from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.passes.static import note_integers
 from edge_runtime.compress.qdq import Writer
 from edge_runtime.compress.recipe import Context
-from edge_runtime.compress.weight_only import SMALL
+from edge_runtime.compress.weight_only import SMALL, store_tables
 from edge_runtime.compress.weights import to_levels, weight_scales
 from edge_runtime.errors import EdgeError, InputError
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dynamic:
-    """`weight_bits` 0: by target, as for static_w8a8. Where items are given and the answers change by more than
-    `limit_sd` on average, the most guilty layers stay float, at most half of them; then it is refused."""
+    """`weight_bits` 0: by target, as for static_w8a8. `tables`: embeddings are stored as int8, too. Where items are
+    given and the answers change by more than `limit_sd` on average, the most guilty layers stay float, at most half
+    of them; then it is refused."""
 
     reads: ClassVar[tuple[str, ...]] = ("onnx",)
     writes: ClassVar[str | None] = "onnx_q"
@@ -32,6 +33,7 @@ class Dynamic:
 
     weight_bits: int = 0
     keep: tuple[str, ...] = ()
+    tables: bool = True
     limit_sd: float = 0.05
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class Dynamic:
         for layer in weighted(model):
             if layer.name in names:
                 _replace(writer, layer, top, ready)
+        if self.tables:
+            store_tables(writer, self.keep)
         writer.finish()
         return Artifact.of(model, "onnx_q")
 

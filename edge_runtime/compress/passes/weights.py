@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class WeightsOnly:
     """`block` 0: a scale for each output channel; else for each so many input channels of it (32, say), which 4 bits
-    and fewer want. With items: levels are rounded together where the nearest ones change the answers by more than
-    `limit_sd` on average, then guilty layers get 8 bits, at most half of them; then it is refused."""
+    and fewer want. `tables`: embeddings are stored as int8, too. With items: levels are rounded together where the
+    nearest ones change the answers by more than `limit_sd` on average, then guilty layers get 8 bits, at most half of
+    them; then it is refused."""
 
     reads: ClassVar[tuple[str, ...]] = ("onnx",)
     writes: ClassVar[str | None] = "onnx_q"
@@ -33,6 +34,7 @@ class WeightsOnly:
     symmetric: bool = True
     search: bool = True
     keep: tuple[str, ...] = ()
+    tables: bool = True
     limit_sd: float = 0.1
 
     def __post_init__(self) -> None:
@@ -50,15 +52,15 @@ class WeightsOnly:
             context.note(
                 "stored", f"{self.bits}-bit levels stand in 4-bit integers: the coder of a bundle takes the rest"
             )
-        made = store(artifact, forms)
+        made = store(artifact, forms, None, self.tables)
         if context.samples is None:
             context.note("checked", "no items were given: the output change is not known")
             return made
-        return rescue_weights(artifact, context, forms, made, self.limit_sd)
+        return rescue_weights(artifact, context, forms, made, self.limit_sd, self.tables)
 
 
 def rescue_weights(
-    artifact: Artifact, context: Context, forms: dict[str, Form], made: Artifact, limit_sd: float
+    artifact: Artifact, context: Context, forms: dict[str, Form], made: Artifact, limit_sd: float, tables: bool
 ) -> Artifact:
     """Raises EdgeError, naming the guilty layers, where nothing brings the change within the limit."""
     samples = context.items("weights alone")
@@ -77,7 +79,7 @@ def rescue_weights(
 
     def together(chosen: dict[str, Form], words: str) -> tuple[Artifact, Drift]:
         base, levels = feedback(artifact, samples, chosen, context.progress)
-        found = store(base, chosen, levels)
+        found = store(base, chosen, levels, tables)
         return found, judge(words, found)
 
     made, drift = together(forms, "levels rounded together")
