@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_runtime.compress.artifact import Artifact
-<<<<<<< HEAD
 from edge_runtime.compress.cross_moments import gather, measurable
-from edge_runtime.compress.layers import Layer, array_of, set_array, weighted
-=======
 from edge_runtime.compress.layers import Layer, array_of, attribute, set_array, weighted
-from edge_runtime.compress.cross_moments import gather, measurable
->>>>>>> quant
 from edge_runtime.compress.qdq import Writer
 from edge_runtime.compress.quantizer import model_of
 from edge_runtime.compress.rounding import factor, round_together, shrunk
