@@ -29,6 +29,9 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", metavar="A,B", help="onnxruntime, litert (default: both, or the device's)")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="OUT.edge, or a folder for plain model files")
     parser.add_argument("--quick", action="store_true", help="do not measure speed, memory and robustness")
+    parser.add_argument(
+        "--steps", type=Path, metavar="DIR", help="keep finished steps there, for runs that begin alike"
+    )
     parser.add_argument("--fresh", action="store_true", help="do not take up the steps of an interrupted run")
 
 
@@ -66,6 +69,7 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         speed=not arguments.quick,
         robust=not arguments.quick,
         resume=not arguments.fresh,
+        steps=arguments.steps,
     )
     report = run(job, progress=_bar if sys.stderr.isatty() else None, notice=say)
     if arguments.json:

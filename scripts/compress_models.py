@@ -87,6 +87,7 @@ def main() -> None:
                 judge=items(options.name, options.work, options.judge),
                 speed=not options.quick,
                 robust=not options.quick,
+                steps=options.work / "steps",
             )
             report = compress(job, notice=lambda words: print(words, file=sys.stderr, flush=True))
             made += rows(options.name, options.judge, report)

@@ -50,7 +50,8 @@ class Made:
 class Job:
     """What is asked for. `model`: a file's path or a prepared artifact; `judge`: items to judge the result on (else
     those to calibrate with, and the report says so); `like`: a bundle or a bundle.json, for task, labels and
-    preprocessing; `out`: an .edge file (needs `like`) or a folder; `speed`, `robust`: whether they are measured."""
+    preprocessing; `out`: an .edge file (needs `like`) or a folder; `speed`, `robust`: whether they are measured; `steps`: a
+    folder where finished steps stay, for other runs that begin alike."""
 
     model: Path | Artifact
     recipes: tuple[Recipe, ...]
@@ -62,6 +63,7 @@ class Job:
     speed: bool = True
     robust: bool = True
     resume: bool = True
+    steps: Path | None = None
 
 
 def compress(job: Job, *, progress: Progress | None = None, notice: Notice | None = None) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def compress(job: Job, *, progress: Progress | None = None, notice: Notice | Non
     inputs, _ = specs(original)
     samples = _samples(job.calibrate, inputs, about)
     judged = _samples(job.judge, inputs, about) or samples
-    keep = job.out.with_name(f".{job.out.name}.steps")
+    keep = job.steps or job.out.with_name(f".{job.out.name}.steps")
     context = Context(original, samples, job.target, progress or (lambda done, total, words: None))
     made: list[Made] = []
     steps: dict[str, tuple[PassReport, ...]] = {}
@@ -91,7 +93,8 @@ def compress(job: Job, *, progress: Progress | None = None, notice: Notice | Non
     originals = _forms(Recipe("original", ()), original, job.target.engines)
     report = _report(job, source, original, samples, judged, steps, originals, made, notice)
     _write(job, about, report, made, steps)
-    shutil.rmtree(keep, ignore_errors=True)
+    if job.steps is None:
+        shutil.rmtree(keep, ignore_errors=True)
     return report
 
 
