@@ -50,8 +50,8 @@ class Made:
 class Job:
     """What is asked for. `model`: a file's path or a prepared artifact; `judge`: items to judge the result on (else
     those to calibrate with, and the report says so); `like`: a bundle or a bundle.json, for task, labels and
-    preprocessing; `out`: an .edge file (needs `like`) or a folder; `speed`, `robust`: whether they are measured; `steps`: a
-    folder where finished steps stay, for other runs that begin alike."""
+    preprocessing; `out`: an .edge file (needs `like`) or a folder; `speed`, `robust`: whether they are measured;
+    `steps`: a folder where finished steps stay, for other runs that begin alike."""
 
     model: Path | Artifact
     recipes: tuple[Recipe, ...]

@@ -50,7 +50,6 @@ def test_profiles_and_the_bundle_are_in_the_wheel_and_it_is_small(wheel: zipfile
     assert len(profiles) >= 16
     assert "edge_runtime/models/malaria.edge" in names
     assert not [one for one in names if one.startswith(("tests", "scripts", "models"))]
-<<<<<<< HEAD
     sizes = {one.filename: one.compress_size for one in wheel.infolist() if not one.filename.endswith(".edge")}
     compressor = sum(
         size for name, size in sizes.items() if "/compress/" in name or name.endswith("compress_options.py")
@@ -58,14 +57,6 @@ def test_profiles_and_the_bundle_are_in_the_wheel_and_it_is_small(wheel: zipfile
     # a device loads none of the compressor; it is in the same package so that both sides are of one version
     assert sum(sizes.values()) - compressor <= 300 * 1024
     assert compressor <= 220 * 1024
-=======
-    # the workstation's part is not what a device needs
-    counted = [one for one in wheel.infolist() if not one.filename.startswith("edge_runtime/compress/")]
-    without_models = sum(one.compress_size for one in counted if not one.filename.endswith(".edge"))
-    # 200 KiB was the goal for the runtime alone; the instrument, the meters and the operator table came on top. Beside
-    # numpy's 57 MB it is small, and this is what keeps it so.
-    assert without_models <= 300 * 1024
->>>>>>> coder
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64", "AMD64"])
