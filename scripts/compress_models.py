@@ -68,7 +68,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--judge", choices=("val", "test"), default="val")
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--quick", action="store_true", help="no speed and no robustness")
+    parser.add_argument("--quick", action="store_true", help="no speed")
+    parser.add_argument("--robust", action="store_true", help="with the report, on damaged pictures: long")
     options = parser.parse_args()
     folder = ROOT / "models" / options.name
     recipes = [load_recipe(path) for path in sorted((folder / "recipes").glob("*.json"))]
@@ -86,7 +87,7 @@ def main() -> None:
                 calibrate=items(options.name, options.work, part),
                 judge=items(options.name, options.work, options.judge),
                 speed=not options.quick,
-                robust=not options.quick,
+                robust=options.robust,
                 steps=options.work / "steps",
             )
             report = compress(job, notice=lambda words: print(words, file=sys.stderr, flush=True))
