@@ -236,6 +236,7 @@ def store_tables(writer: Writer, keep: tuple[str, ...] = ()) -> int:
     """Tables that rows are looked up in (embeddings) as int8 with a scale for each column: the rows found are turned
     into float32, not the whole table. Returns how many."""
     import numpy as np
+    import onnx_ir as ir
 
     done = 0
     for node in list(writer.model.graph):
@@ -255,7 +256,8 @@ def store_tables(writer: Writer, keep: tuple[str, ...] = ()) -> int:
         inputs = [whole, writer.array(f"{stem}_scale", scales)]
         made = writer.node("DequantizeLinear", inputs, f"{name}_dq", {"axis": rank - 1})
         answer = made.outputs[0]
-        answer.shape, answer.type, whole.type = whole.shape, whole.type, None
+        answer.shape, answer.type = whole.shape, whole.type
+        whole.type = ir.TensorType(ir.DataType.INT8)
         writer.model.graph.insert_after(node, made)
         for use in uses:
             use.node.replace_input_with(use.idx, answer)
