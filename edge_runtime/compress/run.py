@@ -21,6 +21,7 @@ from edge_runtime.compress.recipe import Context, Progress, Recipe, Target, pass
 from edge_runtime.compress.samples import Samples, load_samples
 from edge_runtime.compress.steps import Notice, PassReport, run_recipe, write_whole
 from edge_runtime.compress.tflite_write import find_unsupported, to_tflite
+from edge_runtime.compress.unpack import unpack
 from edge_runtime.errors import InputError, UsageError
 from edge_runtime.packing import MANIFEST, load_description, pack_folder
 
@@ -145,7 +146,7 @@ def _forms(recipe: Recipe, artifact: Artifact, engines: Sequence[str]) -> list[M
     if artifact.form == "tflite":
         return [Made(recipe.name, recipe.name, "litert", artifact, coded)]
     if "onnxruntime" in engines:
-        found.append(Made(recipe.name, recipe.name, "onnxruntime", slim(artifact), coded))
+        found.append(Made(recipe.name, recipe.name, "onnxruntime", slim(unpack(artifact)), coded))
     if "litert" in engines:
         lite = Artifact("tflite", to_tflite(artifact.model()))
         found.append(Made(f"{recipe.name}-lite", recipe.name, "litert", lite, coded))
