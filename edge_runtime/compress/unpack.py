@@ -50,7 +50,7 @@ def _replace(model: ir.Model, node: ir.Node) -> None:
 
     weight, scale, out = node.inputs[0], node.inputs[1], node.outputs[0]
     assert weight is not None and scale is not None and weight.const_value is not None
-    shape = [int(size) for size in weight.const_value.shape]
+    shape = list(weight.const_value.shape.numpy())
     axis, block = attribute(node, "axis", 1) % len(shape), attribute(node, "block_size", 0)
     scales = array_of(scale)
     if block:
@@ -87,5 +87,5 @@ def _replace(model: ir.Model, node: ir.Node) -> None:
     ir.convenience.replace_all_uses_with(out, value)
     model.graph.remove(node, safe=True)
     for one in (scale, zero):
-        if one is not None and not one.uses() and one.name in model.graph.initializers:
-            del model.graph.initializers[one.name]
+        if one is not None and one.name is not None and not one.uses():
+            model.graph.initializers.pop(one.name, None)
