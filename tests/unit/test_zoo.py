@@ -31,7 +31,7 @@ def torch() -> ModuleType:
     return pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[train]' brings it")
 
 
-@pytest.mark.parametrize("folder", card.FOLDERS)
+@pytest.mark.parametrize("folder", [one for one in card.FOLDERS if (MODELS / one).is_dir()])
 def test_a_card_says_what_was_recorded(folder: str):
     metrics = json.loads((MODELS / folder / "metrics.json").read_text())
     assert tuple(metrics) == card.FOLDERS[folder]
