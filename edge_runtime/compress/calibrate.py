@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.layers import WEIGHTED, weighted
+from edge_runtime.compress.layers import WEIGHTED, attribute
 from edge_runtime.compress.outputs import tap
 from edge_runtime.compress.recipe import Progress
 from edge_runtime.compress.samples import Samples
@@ -17,6 +17,7 @@ from edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx_ir as ir
     from numpy.typing import NDArray
 
 BINS = 2048
@@ -71,6 +72,14 @@ def batch_size(artifact: Artifact, names: Sequence[str]) -> int:
     return max(1, min(16, _NUMBERS_A_BATCH // max(1, numbers)))
 
 
+def _rank(node: ir.Node) -> int | None:
+    """Axes of a convolution's weight."""
+    kernel, weight = attribute(node, "kernel_shape"), node.inputs[1]
+    if kernel is not None:
+        return len(kernel) + 2
+    return None if weight is None or weight.shape is None else len(weight.shape)
+
+
 def observe(
     artifact: Artifact,
     samples: Samples,
@@ -86,7 +95,8 @@ def observe(
         raise InputError(f"{samples.name}: found no items, wanted some to calibrate with")
     seen = {name: Seen() for name in names}
     batch = batch_size(artifact, names)
-    waves = any(len(one.weight.shape or ()) == 3 for one in weighted(artifact.model()) if one.kind != "dense")
+    # one axis after the channels: by the weights, and they are another operator's outputs once they are quantized
+    waves = any(node.op_type == "Conv" and _rank(node) == 3 for node in artifact.model().graph)
     total = samples.count * (2 if histograms else 1)
     done = 0
     for found in tap(artifact, samples, names, batch):

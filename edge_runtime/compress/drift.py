@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class Drift:
     """`mean`, `rms`, `largest`: of |change| over all numbers of all items, divided by the standard deviation of the
     original's output (all numbers of that output together). `agreement`: share of items with the same decision (the
-    largest number of the last axis; for a single number, its sign), of the first output. The worst output counts."""
+    largest number of the last axis; for a single number, whether it is above the cut), of the first output. The worst
+    output counts. `cut`: 0, or 0.5 where all of the original's answers lie from 0 to 1, as behind a sigmoid."""
 
     mean: float
     rms: float
     largest: float
     agreement: float
     items: int
+    cut: float = 0.0
 
     def __str__(self) -> str:
         return (
@@ -46,15 +48,22 @@ def compare(original: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDA
         scale = max(float(old.std(dtype=np.float64)), 1e-12)
         worst = np.maximum(worst, np.array([change.mean(), np.sqrt((change**2).mean()), change.max()]) / scale)
     first, other = next(iter(original.values())), next(iter(found.values()))
-    same = decisions(first) == decisions(other)
+    cut = cut_of(first)
+    same = decisions(first, cut) == decisions(other, cut)
     mean, rms, largest = (float(one) for one in worst)
-    return Drift(mean, rms, largest, float(same.mean()), len(first))
+    return Drift(mean, rms, largest, float(same.mean()), len(first), cut)
 
 
-def decisions(output: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(N, ...) to (N, -1): the largest of the last axis, or the sign of a single number."""
+def cut_of(output: NDArray[np.float32]) -> float:
+    """Above which a single number means yes: of the original's answers, for all that is compared with it."""
+    alone = output.ndim < 2 or output.shape[-1] == 1
+    return 0.5 if alone and output.size and output.min() >= 0 and output.max() <= 1 else 0.0
+
+
+def decisions(output: NDArray[np.float32], cut: float = 0.0) -> NDArray[np.int64]:
+    """(N, ...) to (N, -1): the largest of the last axis, or whether a single number is above the cut."""
     import numpy as np
 
     flat = output.reshape(len(output), -1, output.shape[-1]) if output.ndim > 1 else output.reshape(-1, 1, 1)
-    chosen = (flat[..., 0] > 0).astype(np.int64) if flat.shape[-1] == 1 else flat.argmax(axis=-1)
+    chosen = (flat[..., 0] > cut).astype(np.int64) if flat.shape[-1] == 1 else flat.argmax(axis=-1)
     return chosen.reshape(len(output), -1)

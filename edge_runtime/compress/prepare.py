@@ -87,6 +87,10 @@ def _tidy(content: bytes) -> bytes:
     import onnx
 
     proto = onnx.load_from_string(content)
+    constant = {one.name for one in proto.graph.initializer}  # old files list weights as inputs, too
+    inputs = [one for one in proto.graph.input if one.name not in constant]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
     used = {node.domain or "" for node in proto.graph.node}
     kept = [one for one in proto.opset_import if (one.domain if one.domain != "ai.onnx" else "") in used]
     del proto.opset_import[:]

@@ -12,6 +12,8 @@ import dataclasses
 import difflib
 import importlib
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,8 @@ from edge_runtime.compress.passes import PASSES
 from edge_runtime.compress.samples import Samples
 from edge_runtime.errors import InputError, UsageError
 
+_ALREADY = {"onnx": "is in float", "onnx_q": "is not quantized yet", "tflite": "is in ONNX; TFLite files can be coded"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # files are called by it
 Progress = Callable[[int, int, str], None]  # done, total, what is being done
 
 
@@ -81,13 +85,16 @@ class Recipe:
             if form not in one.reads:
                 raise UsageError(
                     f"recipe {self.name}, step {number} ({name}): found a model in the form {form}, wanted "
-                    f"{' or '.join(one.reads)}: it must stand before what quantizes or converts"
+                    f"{' or '.join(one.reads)}"
+                    + (": it must stand before what quantizes" if number > 1 else f": a model that {_ALREADY[form]}")
                 )
             if one.needs_items and not has_items:
                 raise UsageError(
                     f"recipe {self.name}, step {number} ({name}) needs items to calibrate with, none were given",
                     hint="add --calibrate DATA",
                 )
+            if name == "code" and number != len(self.passes):
+                raise UsageError(f"recipe {self.name}, step {number} (code): it must be the last step")
             form = one.writes or form
         return form
 
@@ -118,7 +125,7 @@ def find_pass(name: str) -> type[Any]:
 def load_recipe(path: Path) -> Recipe:
     """Raises InputError for a file that cannot be read, UsageError for one that says what cannot be done."""
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(path.read_text(), object_pairs_hook=_once)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}, wanted a recipe") from error
     except ValueError as error:
@@ -126,12 +133,25 @@ def load_recipe(path: Path) -> Recipe:
     return read_recipe(plain, str(path))
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    plain = dict(pairs)
+    if len(plain) != len(pairs):
+        raise ValueError("a key stands twice")
+    return plain
+
+
 def read_recipe(plain: Any, where: str) -> Recipe:
     if not isinstance(plain, Mapping) or set(plain) != {"name", "passes"} or not isinstance(plain["passes"], list):
         found = sorted(plain) if isinstance(plain, Mapping) else type(plain).__name__
         raise UsageError(f'{where}: found {found}, wanted {{"name": ..., "passes": [{{"pass": ...}}, ...]}}')
-    if not isinstance(plain["name"], str) or not plain["name"]:
-        raise UsageError(f"{where}: found the name {plain['name']!r}, wanted some letters")
+    name = plain["name"]
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == "original" or name.endswith("-lite"):
+        raise UsageError(
+            f"{where}: found the name {str(name)[:80]!r}, wanted up to 64 letters, digits, . _ - (a letter or "
+            'digit first), not "original", and no "-lite" at the end'
+        )
+    if not plain["passes"]:
+        raise UsageError(f"{where}: found no passes, wanted at least one", hint="edge-runtime compress --passes")
     return Recipe(
         plain["name"], tuple(_read_pass(one, f"{where}: step {n}") for n, one in enumerate(plain["passes"], 1))
     )
@@ -176,4 +196,6 @@ def _setting(value: Any, wanted: Any, where: str) -> Any:
     if not fits:
         shown = text.removeprefix("<class ").strip("<>'")
         raise UsageError(f"{where}: found {value!r}, wanted {shown}")
+    if isinstance(value, float | int) and not math.isfinite(float(value)):
+        raise UsageError(f"{where}: found {value!r}, wanted a finite number")
     return float(value) if wanted is float else value

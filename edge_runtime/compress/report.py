@@ -108,7 +108,8 @@ def _change(row: Plain) -> str:
     return f"{drift['agreement']:.1%} of decisions kept" if drift else "not judged on items"
 
 
-def _warnings(report: Plain) -> str:
+def warnings(report: Plain) -> list[str]:
+    """What speaks against believing or using it; the page and the terminal say the same."""
     found = []
     judged = report["judged_on"]
     if judged and judged["also_calibrated_on"]:
@@ -121,6 +122,17 @@ def _warnings(report: Plain) -> str:
             found.append(f"{row['name']} is slower than the original on {row['engine']}: {ratio:.2f} of its time.")
         if row["drift"] and row["drift"]["agreement"] < 0.99:
             found.append(f"{row['name']} decides otherwise on {1 - row['drift']['agreement']:.1%} of the items.")
+        if row["stored_bytes"] < row["file_bytes"] and "bundle" not in report:
+            found.append(
+                f"{row['name']}: coded size; a folder gets the engine's file of {format_bytes(row['file_bytes'])}."
+            )
+    if not judged:
+        found.append("Not judged on any items: how far the answers change is not known. Give some: --judge.")
+    return found
+
+
+def _warnings(report: Plain) -> str:
+    found = warnings(report)
     if not found:
         return ""
     return f'<div class="warnings"><ul>{"".join(f"<li>{escape(one)}</li>" for one in found)}</ul></div>'
@@ -293,4 +305,4 @@ def as_text(report: Plain, out: Path) -> list[str]:
         if speed.get("ratio"):
             words.append(f"{speed['ratio']:.2f} of the original's time on {row['engine']}")
         made.append("  ".join(words))
-    return made
+    return made + [f"mind: {one}" for one in warnings(report)]

@@ -19,7 +19,15 @@ from edge_runtime.compress.outputs import specs
 from edge_runtime.compress.prepare import prepare
 from edge_runtime.compress.recipe import Context, Progress, Recipe, Target, pass_name
 from edge_runtime.compress.samples import Samples, load_samples
-from edge_runtime.compress.steps import Notice, PassReport, run_recipe, write_whole
+from edge_runtime.compress.steps import (
+    LEAST_AGREEMENT,
+    MOST_CHANGE_SD,
+    CollapseError,
+    Notice,
+    PassReport,
+    run_recipe,
+    write_whole,
+)
 from edge_runtime.compress.tflite_write import find_unsupported, to_tflite
 from edge_runtime.compress.unpack import unpack
 from edge_runtime.errors import InputError, UsageError
@@ -93,6 +101,7 @@ def compress(job: Job, *, progress: Progress | None = None, notice: Notice | Non
         made += _forms(recipe, artifact, job.target.engines)
     originals = _forms(Recipe("original", ()), original, job.target.engines)
     report = _report(job, source, original, samples, judged, steps, originals, made, notice)
+    _refuse_collapse(report)
     _write(job, about, report, made, steps)
     if job.steps is None:
         shutil.rmtree(keep, ignore_errors=True)
@@ -206,6 +215,19 @@ def _report(
         "layers": layers,
         "robustness": robust,
     }
+
+
+def _refuse_collapse(report: dict[str, Any]) -> None:
+    """What is shipped is judged too, in the form that each engine gets, before anything is written."""
+    for row in report["variants"]:
+        drift = row["drift"]
+        if drift and (drift["agreement"] < LEAST_AGREEMENT or drift["mean"] > MOST_CHANGE_SD):
+            raise CollapseError(
+                f"{row['name']} on {row['engine']}: found {drift['agreement']:.1%} of the decisions kept and an output "
+                f"change of {drift['mean']:.2f} sd on {drift['items']} items of {report['judged_on']['name']}, wanted "
+                f"at least {LEAST_AGREEMENT:.0%} and at most {MOST_CHANGE_SD} sd. Nothing was written",
+                hint="make the step that loses most gentler, or put a repair step behind it",
+            )
 
 
 def _layers(original: Artifact, made: Sequence[Made], recipe: str, samples: Samples | None) -> list[dict[str, Any]]:

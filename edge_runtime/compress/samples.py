@@ -10,6 +10,8 @@ was stored without compression.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,9 +117,12 @@ def _from_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Samples:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream:
+            stored = np.load(stream, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
             found = {key: stored[key] for key in stored.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as .npz: {error}") from error
     labels = found.pop(LABELS, None)
     wanted = {one.name for one in inputs}
@@ -128,6 +133,11 @@ def _from_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Samples:
         )
     counts = {key: len(one) if one.ndim else 0 for key, one in found.items()}
     if labels is not None:
+        if labels.ndim != 1 or labels.dtype.kind not in "iub" or (labels.size and labels.min() < 0):
+            raise InputError(
+                f"{path}: {LABELS}: found {labels.dtype} of shape {list(labels.shape)}, wanted one whole number from 0 "
+                "on for each item: the place of its class among the outputs"
+            )
         counts[LABELS] = len(labels)
     if len(set(counts.values())) != 1 or not max(counts.values()):
         raise InputError(f"{path}: found {counts} items, wanted the same number, at least one, in each array")
@@ -172,7 +182,13 @@ def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...], about: Any) -> Sa
     names = [path.relative_to(folder).parts[0] for path in paths]
     known = {label.lower(): number for number, label in enumerate(about.labels)}
     labels = None
-    if all(name.lower() in known for name in names):
+    strange = sorted({name for name in names if name.lower() not in known})
+    if strange and len(strange) < len(set(names)):
+        raise InputError(
+            f"{folder}: found images under {', '.join(strange[:5])}, which are no labels, beside folders that are; the "
+            f"labels are {', '.join(about.labels)}"
+        )
+    if not strange:
         labels = np.array([known[name.lower()] for name in names], np.int64)
     made = Samples(str(folder), len(paths), labels, {}, paths, task, inputs)
     next(made.feeds())  # the first image says whether the description suits the model

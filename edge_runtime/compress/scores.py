@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.drift import decisions
+from edge_runtime.compress.drift import cut_of, decisions
 from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.samples import Samples
 from edge_runtime.errors import InputError
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 
-def scores(outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64]) -> dict[str, float]:
+def scores(outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64], cut: float = 0.0) -> dict[str, float]:
     """accuracy, precision, recall, f1, from 0 to 1, of the first output (N, classes) or (N, 1).
 
-    With two classes, of class 1; with more, the mean over the classes. Raises InputError where labels and outputs do
-    not belong together.
+    `cut`: above which a single number means class 1. With two classes, of class 1; with more, the mean over the
+    classes. Raises InputError where labels and outputs do not belong together.
     """
     import numpy as np
 
     first = next(iter(outputs.values()))
-    found = decisions(first)
+    found = decisions(first, cut)
     if found.shape[1] != 1 or len(found) != len(labels):
         raise InputError(f"found answers {first.shape} and {len(labels)} labels, wanted one decision for each label")
     chosen = found[:, 0]
@@ -155,15 +155,18 @@ def _stacked(samples: Samples) -> dict[str, Array]:
 
 def robustness(models: Mapping[str, Artifact], samples: Samples, batch: int = 16) -> list[dict[str, object]]:
     """For each damage and strength, by model: accuracy, or the share of decisions that stay as on the clean picture
-    where the items have no labels. Each damaged set is made once and shown to all models."""
-    clean = {name: decisions(next(iter(answers(one, samples, batch).values())))[:, 0] for name, one in models.items()}
+    where the items have no labels. The first model is the original. Each damaged set is made once, and
+    shown to all models."""
+    firsts = {name: next(iter(answers(one, samples, batch).values())) for name, one in models.items()}
+    cut = cut_of(next(iter(firsts.values())))
+    clean = {name: decisions(one, cut)[:, 0] for name, one in firsts.items()}
     rows: list[dict[str, object]] = []
     for damage, (_, strengths) in DAMAGES.items():
         for strength in strengths:
             worse = damaged(samples, damage, strength)
             row: dict[str, object] = {"damage": damage, "strength": strength}
             for name, one in models.items():
-                found = decisions(next(iter(answers(one, worse, batch).values())))[:, 0]
+                found = decisions(next(iter(answers(one, worse, batch).values())), cut)[:, 0]
                 truth = clean[name] if samples.labels is None else samples.labels
                 row[name] = float((found == truth).mean())
             rows.append(row)

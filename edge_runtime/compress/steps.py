@@ -27,6 +27,7 @@ Notice = Callable[[str], None]
 MOST_ITEMS = 256  # for the comparison after each step
 # a model that keeps fewer decisions than this is another model; passes have tighter limits of their own
 LEAST_AGREEMENT = 0.9
+MOST_CHANGE_SD = 0.6  # a change as large as the answers' own spread keeps nothing, whatever decisions say
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ def _drift(artifact: Artifact, context: Context, reference: dict[str, NDArray[np
 
 def _refuse_collapse(recipe: Recipe, reports: list[PassReport]) -> None:
     last = reports[-1].drift if reports else None
-    if last is None or last.agreement >= LEAST_AGREEMENT:
+    if last is None or (last.agreement >= LEAST_AGREEMENT and last.mean <= MOST_CHANGE_SD):
         return
     lost = {pass_name_of(one): one.drift for one in reports if one.drift}
     steps = "; ".join(f"{name}: {drift.agreement:.1%} kept, {drift.mean:.2f} sd" for name, drift in lost.items())
     raise CollapseError(
         f"recipe {recipe.name}: found {last.agreement:.1%} of the decisions kept on {last.items} items, wanted at "
-        f"least {LEAST_AGREEMENT:.0%}. After each step: {steps}",
+        f"least {LEAST_AGREEMENT:.0%}, and an output change of at most {MOST_CHANGE_SD} sd. After each step: {steps}",
         hint="make the step that loses most gentler, or put a repair step behind it",
     )
 

@@ -157,7 +157,10 @@ def _fold(node: Node, graph: Graph, found: Mapping[str, Array], twice: Mapping[s
 
 
 def _packed(node: Node, given: list[Const]) -> Packed | None:
-    """What a DequantizeLinear of an initializer stores; None where it is nothing that TFLite could store."""
+    """What a DequantizeLinear of an initializer stores; None where it is nothing that TFLite could store: float8 then
+    becomes float32."""
+    if given[0].array.dtype.kind not in "iu":
+        return None
     steps, scales = given[0].array, given[1].array.astype(np.float32)
     zeros = given[2].array.astype(np.int64) if len(given) > 2 else np.zeros(scales.shape, np.int64)
     bits = given[0].bits or steps.dtype.itemsize * 8

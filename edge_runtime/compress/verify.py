@@ -45,9 +45,10 @@ def judge(artifact: Artifact, original: Artifact, samples: Samples | None) -> di
     if samples is None:
         return row
     reference, found = answers(original, samples, BATCH), answers(artifact, samples, BATCH)
-    row["drift"] = asdict(compare(reference, found))
+    drift = compare(reference, found)
+    row["drift"] = asdict(drift)
     if samples.labels is not None:
-        row["scores"] = scores(found, samples.labels)
+        row["scores"] = scores(found, samples.labels, drift.cut)
     return row
 
 

@@ -109,6 +109,39 @@ def test_what_cannot_work_is_said_before_any_work(work, capsys, monkeypatch, wor
     assert wanted in said and "step 1" not in said
 
 
+def test_a_collapse_on_other_items_than_those_calibrated_on_is_refused_and_nothing_is_written(
+    work, capsys, monkeypatch
+):
+    (work / "low.json").write_text(json.dumps({"name": "low", "passes": [{"pass": "prune_weights", "share": 0.9}]}))
+    monkeypatch.setattr("edge_runtime.compress.run.MOST_CHANGE_SD", 0.01)
+    words = ["compress", str(work / "net.onnx"), "--recipe", str(work / "low.json"), "-o", str(work / "made")]
+    assert main([*words, "--judge", str(work / "items.npz"), "--quick"]) == 1
+    assert "of the decisions kept" in capsys.readouterr().err and not (work / "made").exists()
+    (work / "code.json").write_text(json.dumps({"name": "coded", "passes": [{"pass": "code"}]}))
+    assert main([*words[:3], str(work / "code.json"), *words[4:], "--quick"]) == 0
+    assert "mind: Not judged on any items" in capsys.readouterr().out
+
+
+def test_small_floats_give_the_same_in_both_engines(work, capsys):
+    (work / "e4m3.json").write_text(json.dumps({"name": "e4m3", "passes": [{"pass": "weights_minifloat"}]}))
+    assert compress(work, "--json", recipe="e4m3.json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["drift"]["mean"] < 0.2 for row in report["variants"]] == [True, True]
+
+
+def test_folders_that_are_no_labels_beside_folders_that_are_get_an_error(data, tmp_path, capsys):
+    bundle = load_bundle("malaria")
+    (tmp_path / "net.onnx").write_bytes(bundle.read(bundle.variant("fp32").file))
+    (tmp_path / "static.json").write_text(json.dumps(STATIC))
+    cell = next((data / "malaria-cells" / "val" / "Parasitized").iterdir())
+    for name in ("infected", "uninfectd"):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        (tmp_path / "cells" / name / cell.name).symlink_to(cell)
+    words = ["compress", str(tmp_path / "net.onnx"), "--recipe", str(tmp_path / "static.json"), "--like", "malaria"]
+    assert main([*words, "--calibrate", str(tmp_path / "cells"), "-o", str(tmp_path / "out.edge")]) == 1
+    assert "found images under uninfectd, which are no labels" in capsys.readouterr().err
+
+
 def test_an_operator_that_one_engine_does_not_know_is_named_before_any_work(work, capsys):
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], name="first"),

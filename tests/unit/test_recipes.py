@@ -89,7 +89,12 @@ def recipe(*steps: dict[str, object]):
     ("plain", "wanted"),
     [
         ([], "wanted {"),
-        ({"name": "", "passes": []}, "wanted some letters"),
+        ({"name": "", "passes": []}, "found the name ''"),
+        ({"name": "../evil", "passes": []}, "found the name '../evil'"),
+        ({"name": "original", "passes": []}, 'not "original"'),
+        ({"name": "r-lite", "passes": []}, "found the name 'r-lite'"),
+        ({"name": "r", "passes": []}, "found no passes, wanted at least one"),
+        ({"name": "r", "passes": [{"pass": "scale", "by": float("nan")}]}, "wanted a finite number"),
         ({"name": "r", "passes": ["scale"]}, "step 1: found 'scale'"),
         ({"name": "r", "passes": [{"pass": "scala"}]}, "found the pass 'scala'"),
         ({"name": "r", "passes": [{"pass": "scale", "with": 1}]}, "found the setting 'with', it has by, names"),
@@ -113,11 +118,16 @@ def test_a_recipe_comes_back_from_json_with_every_setting(tmp_path):
     path.write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         load_recipe(path)
+    path.write_text('{"name": "r", "name": "s", "passes": []}')
+    with pytest.raises(InputError, match="a key stands twice"):
+        load_recipe(path)
 
 
 def test_an_impossible_order_and_missing_items_are_refused_on_paper(monkeypatch):
     with pytest.raises(UsageError, match=r"step 1 \(scale\): found a model in the form tflite, wanted onnx"):
         recipe({"pass": "scale"}).check("tflite", False)
+    with pytest.raises(UsageError, match=r"step 1 \(code\): it must be the last step"):
+        recipe({"pass": "code"}, {"pass": "scale"}).check("onnx", False)
     monkeypatch.setattr(Scale, "needs_items", True)
     with pytest.raises(UsageError, match="needs items to calibrate with"):
         recipe({"pass": "scale"}).check("onnx", False)
@@ -171,7 +181,14 @@ def test_files_that_are_no_model_and_weights_that_are_no_numbers(tmp_path):
     [
         ({"y": pictures(2)}, "found arrays y, wanted one for each input: x"),
         ({"x": pictures(0)}, "wanted the same number, at least one"),
-        ({"x": pictures(3), "labels": np.zeros(2)}, "wanted the same number"),
+        ({"x": pictures(3), "labels": np.zeros(2, int)}, "wanted the same number"),
+        (
+            {"x": pictures(3), "labels": np.linspace(0, 1, 3)},
+            "labels: found float64 of shape [3], wanted one whole number",
+        ),
+        ({"x": pictures(3), "labels": np.eye(3, dtype=int)}, "labels: found int64 of shape [3, 3]"),
+        ({"x": pictures(3), "labels": np.array(["a", "b", "c"])}, "labels: found <U1"),
+        ({"x": pictures(3), "labels": np.array([0, -1, 0])}, "from 0 on"),
         ({"x": pictures(2)[:, :, :8]}, "found float32 of shape [3, 8, 16] an item, wanted float32 [3, 16, 16]"),
         ({"x": pictures(2) + np.float32([[[[0]]], [[[np.inf]]]])}, "item 1 holds numbers that are not finite"),
     ],
@@ -180,6 +197,16 @@ def test_items_that_do_not_suit_the_model(net, tmp_path, arrays, wanted):
     with pytest.raises(InputError) as caught:
         load_samples(given(tmp_path, **arrays), specs(net)[0])
     assert wanted in caught.value.message
+
+
+def test_npz_files_that_are_damaged_or_are_none(net, tmp_path):
+    whole = given(tmp_path, x=pictures(4)).read_bytes()
+    path = tmp_path / "other.npz"
+    np.save(tmp_path / "one.npy", pictures(2))
+    for content in (whole[:-300], whole[:200] + b"?" + whole[201:], (tmp_path / "one.npy").read_bytes(), b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"cannot be read as \.npz"):
+            load_samples(path, specs(net)[0])
 
 
 def test_a_folder_without_images_or_without_a_description(net, tmp_path):
@@ -216,6 +243,8 @@ def test_output_change_is_in_deviations_of_the_original():
     old = {"y": np.float32([[0, 2], [2, 0]])}
     drift = compare(old, {"other": np.float32([[0.5, 2], [2, 2.5]])})
     assert (drift.mean, drift.largest, drift.agreement) == (0.75, 2.5, 0.5)
+    sure = {"y": np.float32([[0.9], [0.2]])}  # behind a sigmoid: above a half means yes
+    assert compare(sure, {"y": np.float32([[0.6], [0.7]])}).agreement == 0.5 and compare(sure, sure).cut == 0.5
     with pytest.raises(InputError, match="found shape"):
         compare(old, {"y": np.zeros((2, 3), np.float32)})
     assert decisions(np.float32([[-1], [2]])).ravel().tolist() == [0, 1]
