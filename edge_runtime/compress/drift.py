@@ -45,7 +45,8 @@ def compare(original: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDA
         if old.shape != new.shape:
             raise InputError(f"output {name!r}: found shape {new.shape}, the original has {old.shape}")
         change = np.abs(new.astype(np.float64) - old)
-        scale = max(float(old.std(dtype=np.float64)), 1e-12)
+        spread, size = float(old.std(dtype=np.float64)), float(np.abs(old).max(initial=0))
+        scale = spread if spread > 1e-6 * size else max(size, 1e-12)  # items that are all alike have no spread
         worst = np.maximum(worst, np.array([change.mean(), np.sqrt((change**2).mean()), change.max()]) / scale)
     first, other = next(iter(original.values())), next(iter(found.values()))
     cut = cut_of(first)

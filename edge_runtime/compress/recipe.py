@@ -51,6 +51,10 @@ class Context:
         """A fact for the report of this step: anything that JSON can hold."""
         self.facts[key] = value
 
+    def against(self, artifact: Artifact) -> Context:
+        """For a step whose limit is on what it adds, and not on what steps before it have done to the answers."""
+        return dataclasses.replace(self, original=artifact)
+
     def items(self, what: str) -> Samples:
         """Raises UsageError where `what` needs items and none were given."""
         if self.samples is None:

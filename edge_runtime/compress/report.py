@@ -4,7 +4,8 @@ One file: no network, no script, no font. The report's own fields (JSON, schema 
 
     model           {"path", "sha256", "bytes", "form", "file_bytes": prepared, "parameters"}
     target          {"arch", "engines"}
-    calibrated_on   null or {"name", "items"};  judged_on: the same with "labels", "also_calibrated_on"
+    calibrated_on   null or {"name", "items"};  judged_on: the same with "labels", "unlabelled": why not,
+                    "also_calibrated_on"
     originals       as variants: the unchanged model on each engine
     variants        [{"name", "recipe", "engine", "format", "sha256", "file_bytes": the engine's own file,
                     "stored_bytes": in a bundle, "parameters", "drift": drift.Drift or null,
@@ -114,6 +115,8 @@ def warnings(report: Plain) -> list[str]:
     judged = report["judged_on"]
     if judged and judged["also_calibrated_on"]:
         found.append("Judged on the items that it was calibrated on: give others (--judge) before believing it.")
+    if judged and judged["unlabelled"]:
+        found.append(f"Judged without labels: {judged['unlabelled']}.")
     for row in report["variants"]:
         if times_smaller(row, report) < 1.05:
             found.append(f"{row['name']} is not smaller than what was given.")

@@ -246,6 +246,7 @@ def _judged(judged: Samples | None, samples: Samples | None) -> dict[str, Any] |
         "name": _name(judged),
         "items": judged.count,
         "labels": judged.labels is not None,
+        "unlabelled": judged.unlabelled,
         "also_calibrated_on": judged is samples,
     }
 

@@ -41,6 +41,7 @@ class Samples:
     paths: tuple[Path, ...] = ()
     task: Task | None = None
     inputs: tuple[TensorSpec, ...] = ()
+    unlabelled: str = ""  # why a folder's images have no labels
 
     def feeds(self) -> Iterator[dict[str, Array]]:
         """One item each: arrays with a first axis of 1."""
@@ -80,6 +81,7 @@ class Samples:
             tuple(self.paths[place] for place in kept) if self.paths else (),
             self.task,
             self.inputs,
+            self.unlabelled,
         )
 
     def digest(self) -> str:
@@ -183,13 +185,11 @@ def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...], about: Any) -> Sa
     known = {label.lower(): number for number, label in enumerate(about.labels)}
     labels = None
     strange = sorted({name for name in names if name.lower() not in known})
-    if strange and len(strange) < len(set(names)):
-        raise InputError(
-            f"{folder}: found images under {', '.join(strange[:5])}, which are no labels, beside folders that are; the "
-            f"labels are {', '.join(about.labels)}"
-        )
-    if not strange:
+    why = ""
+    if strange:
+        why = f"images lie under {', '.join(strange[:5])}, the labels are {', '.join(about.labels)}"
+    else:
         labels = np.array([known[name.lower()] for name in names], np.int64)
-    made = Samples(str(folder), len(paths), labels, {}, paths, task, inputs)
+    made = Samples(str(folder), len(paths), labels, {}, paths, task, inputs, why)
     next(made.feeds())  # the first image says whether the description suits the model
     return made

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.calibrate import Seen, observe
 from edge_runtime.compress.drift import compare
+from edge_runtime.compress.layers import weighted
 from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.passes.static import Static
 from edge_runtime.compress.prepare import prepare
@@ -231,3 +232,16 @@ def test_what_no_rung_mends_is_refused_with_the_guilty_layers():
     with pytest.raises(EdgeError, match=r"guilty layers: (Conv|Gemm)_\d .*sd alone"):
         Static(limit_sd=1e-6)(artifact, where)
     assert len(where.facts["ladder"]) > 4 and where.facts["guilty"]
+
+
+def test_a_limit_is_on_what_the_step_adds_and_not_on_what_came_before():
+    """Else prune and quantize is refused for what the pruning did, and blames layers that are blameless."""
+    original, given = small_net(), small_net()
+    model = given.model()
+    layer = weighted(model)[-1]
+    layer.set_matrix(layer.matrix() * 0.8)
+    given = Artifact.of(model, "onnx")
+    assert drift(original, given) > 0.1
+    where = Context(original, images(), Target("x86_64"))
+    made = Static()(given, where)
+    assert drift(given, made) < 0.03 and where.facts["ladder"][0]["mean_sd"] < 0.03

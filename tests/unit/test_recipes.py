@@ -243,6 +243,8 @@ def test_output_change_is_in_deviations_of_the_original():
     old = {"y": np.float32([[0, 2], [2, 0]])}
     drift = compare(old, {"other": np.float32([[0.5, 2], [2, 2.5]])})
     assert (drift.mean, drift.largest, drift.agreement) == (0.75, 2.5, 0.5)
+    alike = {"y": np.float32([[2], [2]])}
+    assert compare(alike, {"y": np.float32([[2], [1]])}).mean == 0.25
     sure = {"y": np.float32([[0.9], [0.2]])}  # behind a sigmoid: above a half means yes
     assert compare(sure, {"y": np.float32([[0.6], [0.7]])}).agreement == 0.5 and compare(sure, sure).cut == 0.5
     with pytest.raises(InputError, match="found shape"):

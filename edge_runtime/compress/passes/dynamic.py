@@ -43,6 +43,7 @@ class Dynamic:
             raise ValueError(f"limit_sd: found {self.limit_sd}, wanted above 0")
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        context = context.against(artifact)
         layers = [one for one in weighted(artifact.model()) if one.kind == "dense" and one.matrix().size >= SMALL]
         names = [one.name for one in layers if one.name not in self.keep and _plain(one)]
         if not names:

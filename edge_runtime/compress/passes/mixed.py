@@ -37,6 +37,7 @@ class Mixed:
             raise ValueError(f"found share {self.share}, limit_sd {self.limit_sd}, wanted 0 to 1, and above 0")
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        context = context.against(artifact)
         layers = {one.name: one for one in quantizable(artifact)}
         samples = context.items("mixed precision")
         wanted = answers(context.original, samples, 16)

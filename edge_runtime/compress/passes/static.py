@@ -50,6 +50,7 @@ class Static:
             raise ValueError(f"limits: found {self.limit_sd} sd and {self.agreement}, wanted above 0, and 0 to 1")
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        context = context.against(artifact)
         samples = context.items("static quantization")
         seen = observe(artifact, samples, tensors_to_watch(artifact), context.progress)
         state = State(artifact, seen, self.options(context.target.arch))

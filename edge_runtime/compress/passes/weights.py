@@ -46,6 +46,7 @@ class WeightsOnly:
             raise ValueError(f"limit_sd: found {self.limit_sd}, wanted above 0")
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        context = context.against(artifact)
         form = Form(self.bits, self.block, self.symmetric, self.search)
         forms = {one.name: form for one in quantizable(artifact, self.keep)}
         if self.bits < 4:
