@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -30,7 +31,7 @@ from edge_runtime.compress.steps import (
 )
 from edge_runtime.compress.tflite_write import find_unsupported, to_tflite
 from edge_runtime.compress.unpack import unpack
-from edge_runtime.errors import InputError, UsageError
+from edge_runtime.errors import EngineError, InputError, UsageError
 from edge_runtime.packing import MANIFEST, load_description, pack_folder
 
 if TYPE_CHECKING:
@@ -118,6 +119,18 @@ def _check(job: Job) -> Bundle | None:
     for engine in job.target.engines:
         if engine not in ENGINES:
             raise UsageError(f"found the engine {engine!r}, wanted {' or '.join(ENGINES)}")
+    for recipe in job.recipes:
+        used = {pass_name(one) for one in recipe.passes}
+        if "dynamic_w8a8" in used and "litert" in job.target.engines:
+            raise UsageError(
+                f"recipe {recipe.name}: dynamic_w8a8 makes operators of onnxruntime, LiteRT has none of them",
+                hint="add --engines onnxruntime, or take weights_int for LiteRT",
+            )
+        if "repair" in used and importlib.util.find_spec("torch") is None:
+            raise EngineError(
+                f"recipe {recipe.name}: repair needs PyTorch, which is not installed",
+                hint="pip install 'edge-runtime[train]'",
+            )
     if job.out.suffix == ".edge" and job.like is None:
         raise UsageError(
             f"{job.out}: a bundle needs a task, labels and preprocessing",

@@ -4,8 +4,7 @@
     a folder            images, read as the task of a bundle or of a description (bundle.json) reads them; where the
                         images stand in folders named as the task's labels, those are their labels
 
-Only a bounded part is ever in memory: a folder's images are read as they are needed, an .npz by memory map where it
-was stored without compression.
+A folder's images are read as they are needed, so only a batch is ever in memory; an .npz is read whole.
 """
 
 from __future__ import annotations
