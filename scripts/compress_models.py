@@ -41,6 +41,7 @@ def rows(name: str, judge: str, report: dict[str, Any]) -> list[dict[str, Any]]:
     made = []
     for one in [*report["originals"], *report["variants"]]:
         row = {key: one[key] for key in ("recipe", "engine", "file_bytes", "stored_bytes", "drift", "scores")}
+        row["sibling"] = one.get("sibling")
         speed = one.get("speed")
         row["speed"] = {key: speed[key] for key in ("p50_ms", "ratio", "interval", "peak_bytes")} if speed else None
         about = {"kind": "compress", "model": name, "judged_on": judge, "items": report["judged_on"]["items"]}

@@ -119,7 +119,7 @@ def main() -> None:
             print(label, file=sys.stderr, flush=True)
             try:
                 made = make()
-                row = judge(made, original, judged)
+                ((row,), _) = judge([made], original, judged)
             except Exception as error:  # of a peer's own making: its row says so
                 rows[label] = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
                 continue

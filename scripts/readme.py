@@ -198,8 +198,8 @@ def compression() -> str:
     """The last run of scripts/compress_models.py for each example model, both engines in one line; beside static int8,
     what the makers of the engines reach (scripts/compress_peers.py)."""
     text = [
-        "| model, recipe | smaller | accuracy | change, sd | decisions kept | time: onnxruntime, LiteRT |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| model, recipe | smaller | accuracy | change, sd | decisions kept | engines alike | time: ORT, LiteRT |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for path in sorted((ROOT / "models").glob("*/bench.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -222,10 +222,11 @@ def _compressed(model: str, recipe: str, pair: list[dict[str, Any]]) -> str:
     times = ", ".join(f"x{row['speed']['ratio']:.2f}" if row["speed"] and row["speed"]["ratio"] else "" for row in pair)
     kept = min(row["drift"]["agreement"] for row in pair)
     change = max(row["drift"]["mean"] for row in pair)
+    alike = f"{100 * first['sibling']['agreement']:.2f} %" if first.get("sibling") else ""
     if recipe == "original":
         smaller, size = "", format_bytes(first["given_bytes"])
-        return f"| **{model}**, {size}, float | | {', '.join(same)}{' F1' if key == 'f1' else ''} | | | |"
-    cells = [smaller, ", ".join(same), f"{change:.4f}", f"{100 * kept:.2f} %", times]
+        return f"| **{model}**, {size}, float | | {', '.join(same)}{' F1' if key == 'f1' else ''} | | | {alike} | |"
+    cells = [smaller, ", ".join(same), f"{change:.4f}", f"{100 * kept:.2f} %", alike, times]
     return f"| {recipe} | {' | '.join(cells)} |"
 
 

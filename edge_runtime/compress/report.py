@@ -10,7 +10,9 @@ One file: no network, no script, no font. The report's own fields (JSON, schema 
     variants        [{"name", "recipe", "engine", "format", "sha256", "file_bytes": the engine's own file,
                     "stored_bytes": in a bundle, "parameters", "drift": drift.Drift or null,
                     "scores": {"accuracy", "precision", "recall", "f1"} or null,
-                    "speed": {"p50_ms", "ratio": to the original on this engine, "interval", "peak_bytes", ...}}]
+                    "speed": {"p50_ms", "ratio": to the original on this engine, "interval", "peak_bytes", ...},
+                    "sibling": only beside a variant of the same recipe for another engine: {"engine", "agreement":
+                    of their decisions, "largest": difference, sd}}]
     steps           {recipe: [steps.PassReport]};  recipes: as given, every setting written out
     layers          {recipe: [{"name", "change_sd"}]}
     robustness      null or {"items", "measure", "rows": [{"damage", "strength", a share by variant}]}
@@ -31,6 +33,7 @@ from edge_runtime.bench.sections import section
 from edge_runtime.units import format_bytes
 
 Plain = Mapping[str, Any]
+SIBLINGS_AGREE = 0.995
 
 
 def as_page(report: Plain) -> str:
@@ -125,6 +128,10 @@ def warnings(report: Plain) -> list[str]:
             found.append(f"{row['name']} is slower than the original on {row['engine']}: {ratio:.2f} of its time.")
         if row["drift"] and row["drift"]["agreement"] < 0.99:
             found.append(f"{row['name']} decides otherwise on {1 - row['drift']['agreement']:.1%} of the items.")
+        if (pair := row.get("sibling")) and pair["agreement"] < SIBLINGS_AGREE and row["engine"] < pair["engine"]:
+            found.append(
+                f"{row['recipe']}: the two engines decide otherwise on {1 - pair['agreement']:.2%} of the items."
+            )
         if row["stored_bytes"] < row["file_bytes"] and "bundle" not in report:
             found.append(
                 f"{row['name']}: coded size; a folder gets the engine's file of {format_bytes(row['file_bytes'])}."
@@ -251,7 +258,20 @@ def _robust(report: Plain) -> str:
 
 
 _COLUMNS = (
-    *("engine", "file", "stored", "smaller", "mean change", "largest", "kept", "accuracy", "precision", "recall", "F1"),
+    *(
+        "engine",
+        "file",
+        "stored",
+        "smaller",
+        "mean change",
+        "largest",
+        "kept",
+        "engines alike",
+        "accuracy",
+        "precision",
+        "recall",
+        "F1",
+    ),
     *("time", "against the original", "peak memory"),
 )
 
@@ -281,6 +301,7 @@ def _cells(row: Plain, report: Plain) -> Sequence[str]:
             if drift
             else [""] * 3
         ),
+        f"{row['sibling']['agreement']:.2%}" if "sibling" in row else "",
         *([f"{found[key]:.2%}" for key in ("accuracy", "precision", "recall", "f1")] if found else [""] * 4),
         f"{speed['p50_ms']:.3g} ms" if speed.get("p50_ms") else str(speed.get("error") or ""),
         ratio,

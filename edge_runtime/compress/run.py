@@ -15,6 +15,7 @@ from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.compress import verify
 from edge_runtime.compress.artifact import Artifact, need_packages, slim
 from edge_runtime.compress.code import for_bundle
+from edge_runtime.compress.dynamic import as_weights
 from edge_runtime.compress.export import load_model
 from edge_runtime.compress.outputs import specs
 from edge_runtime.compress.prepare import prepare
@@ -121,11 +122,6 @@ def _check(job: Job) -> Bundle | None:
             raise UsageError(f"found the engine {engine!r}, wanted {' or '.join(ENGINES)}")
     for recipe in job.recipes:
         used = {pass_name(one) for one in recipe.passes}
-        if "dynamic_w8a8" in used and "litert" in job.target.engines:
-            raise UsageError(
-                f"recipe {recipe.name}: dynamic_w8a8 makes operators of onnxruntime, LiteRT has none of them",
-                hint="add --engines onnxruntime, or take weights_int for LiteRT",
-            )
         if "repair" in used and importlib.util.find_spec("torch") is None:
             raise EngineError(
                 f"recipe {recipe.name}: repair needs PyTorch, which is not installed",
@@ -170,7 +166,8 @@ def _forms(recipe: Recipe, artifact: Artifact, engines: Sequence[str]) -> list[M
     if "onnxruntime" in engines:
         found.append(Made(recipe.name, recipe.name, "onnxruntime", slim(unpack(artifact)), coded))
     if "litert" in engines:
-        lite = Artifact("tflite", to_tflite(artifact.model()))
+        model = artifact.model()
+        lite = Artifact("tflite", to_tflite(model, "dynamic" if as_weights(model) else "float"))
         found.append(Made(f"{recipe.name}-lite", recipe.name, "litert", lite, coded))
     return found
 
@@ -191,13 +188,14 @@ def _report(
 ) -> dict[str, Any]:
     say = notice or (lambda words: None)
     say("judging: outputs and accuracy")
-    rows = [verify.judge(one.artifact, original, judged) for one in (*originals, *made)]
     both = [*originals, *made]
+    rows, said = verify.judge([one.artifact for one in both], original, judged)
     with tempfile.TemporaryDirectory(prefix="edge-runtime-") as scratch:
         for one, row in zip(both, rows, strict=True):
             row |= {"name": one.name, "recipe": one.recipe, "engine": one.engine, "format": one.artifact.format}
             row |= {"sha256": one.artifact.digest, "stored_bytes": verify.stored_bytes(one.artifact, one.coded)}
             Path(scratch, one.file).write_bytes(one.artifact.content)
+        verify.siblings(rows, said)
         if job.speed:
             say("judging: speed and memory, paired")
             for engine in job.target.engines:

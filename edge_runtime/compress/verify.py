@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.drift import compare
@@ -13,6 +13,12 @@ from edge_runtime.compress.layers import weighted
 from edge_runtime.compress.outputs import BATCH, answers, tap
 from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.scores import robustness, scores, takes_pictures
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Answers = dict[str, NDArray[np.float32]]
 
 ROBUST_ITEMS = 300
 LAYER_ITEMS = 16
@@ -39,17 +45,40 @@ def stored_bytes(artifact: Artifact, coded: bool) -> int:
     return min(len(artifact.content), len(for_bundle(artifact.content, artifact.format)[0]))
 
 
-def judge(artifact: Artifact, original: Artifact, samples: Samples | None) -> dict[str, Any]:
-    """{"file_bytes", "parameters", "drift": as Drift or None, "scores": or None}, on the artifact's own engine."""
-    row: dict[str, Any] = {**size(artifact), "drift": None, "scores": None}
+def judge(
+    artifacts: Sequence[Artifact], original: Artifact, samples: Samples | None
+) -> tuple[list[dict[str, Any]], list[Answers]]:
+    """For each {"file_bytes", "parameters", "drift": as Drift or None, "scores": or None}, on its own engine; and what
+    it answered, empty where there are no items."""
+    rows: list[dict[str, Any]] = [{**size(one), "drift": None, "scores": None} for one in artifacts]
     if samples is None:
-        return row
-    reference, found = answers(original, samples, BATCH), answers(artifact, samples, BATCH)
-    drift = compare(reference, found)
-    row["drift"] = asdict(drift)
-    if samples.labels is not None:
-        row["scores"] = scores(found, samples.labels, drift.cut)
-    return row
+        return rows, []
+    reference = answers(original, samples, BATCH)
+    said: list[Answers] = []
+    for one, row in zip(artifacts, rows, strict=True):
+        found = answers(one, samples, BATCH)
+        drift = compare(reference, found)
+        row["drift"] = asdict(drift)
+        if samples.labels is not None:
+            row["scores"] = scores(found, samples.labels, drift.cut)
+        said.append(found)
+    return rows, said
+
+
+def siblings(rows: Sequence[dict[str, Any]], said: Sequence[Answers]) -> None:
+    """Adds "sibling" to the rows of a recipe that has a variant for each of two engines: {"engine", "agreement":
+    the share of items on which the two decide alike, "largest": their difference in standard deviations}."""
+    for place, row in enumerate(rows if said else ()):
+        for other, against in enumerate(rows):
+            if against["recipe"] == row["recipe"] and against["engine"] != row["engine"]:
+                # which of the two is measured against must not matter: the first one's spread and cut count
+                first, second = sorted((place, other))
+                drift = compare(said[first], said[second])
+                row["sibling"] = {
+                    "engine": against["engine"],
+                    "agreement": drift.agreement,
+                    "largest": drift.largest,
+                }
 
 
 def speeds(paths: Sequence[Path], engine: str, notice: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
