@@ -7,6 +7,7 @@ Two ways, of which the better at equal cost is taken: one cut, k x k to few chan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,20 @@ class Splitter:
         self.white_32 = self.whiten.astype(np.float32)
         self.macs = spots.after * self.matrix.size
 
+    @cached_property
+    def real(self) -> Matrix:
+        """(O, I * taps): the right singular vectors, for inputs as they are. Once for all ranks: it is most work."""
+        made: Matrix = np.linalg.solve(self.whiten.T, self.right.T).T
+        return made
+
+    @cached_property
+    def inner(self) -> tuple[Matrix, Matrix]:
+        """(I, I): directions of the inputs, those in which the kernel varies most first; (O, I, taps): it in them."""
+        outputs, inputs = self.shape[:2]
+        kernel = np.moveaxis(self.matrix.reshape(outputs, inputs, self.taps), 1, 2) @ self.lower  # (O, taps, I)
+        basis = _leading(kernel.reshape(-1, inputs).T, inputs)
+        return basis, np.ascontiguousarray(np.moveaxis(kernel @ basis, 2, 1))
+
     def svd_at(self, macs: float, multiple: int) -> Factors | None:
         """The largest rank within `macs`; None where there is none."""
         each = self.spots.after * sum(self.matrix.shape)
@@ -65,7 +80,7 @@ class Splitter:
         return self.svd(rank) if rank else None
 
     def svd(self, rank: int) -> Factors:
-        first = np.linalg.solve(self.whiten.T, self.right[:rank].T).T * self.sizes[:rank, None]
+        first = self.real[:rank] * self.sizes[:rank, None]
         error = float((self.sizes[rank:] ** 2).sum()) / self.whole
         weights = (_float32(first.reshape(rank, *self.shape[1:])), _float32(self.left[:, :rank]))
         return Factors("svd", (rank,), self.spots.after * sum(self.matrix.shape) * rank, error, weights)
@@ -87,14 +102,12 @@ class Splitter:
         return self.spots.before * inputs * into + self.spots.after * (into * out * self.taps + out * outputs)
 
     def tucker(self, into: int, out: int) -> Factors:
-        outputs, inputs = self.shape[:2]
-        lower = self.lower
-        kernel = np.einsum("oit,ij->ojt", self.matrix.reshape(outputs, inputs, self.taps), lower)
-        basis = _leading(np.moveaxis(kernel, 1, 0).reshape(inputs, -1), into)
-        core = np.einsum("ojt,jr->ort", kernel, basis)
+        outputs, lower = self.shape[0], self.lower
+        basis, whole = self.inner
+        core = whole[:, :into]
         last = _leading(core.reshape(outputs, -1), out)
-        core = np.einsum("ort,os->srt", core, last)
-        first = np.linalg.solve(lower.T, basis).T
+        core = (last.T @ core.reshape(outputs, -1)).reshape(out, into, self.taps)
+        first = np.linalg.solve(lower.T, basis[:, :into]).T
         # the columns of `last` are at right angles: what it makes of its inputs misses no more than they do
         made = np.einsum("srt,ri->sit", core, first).reshape(out, -1).astype(np.float32) @ self.white_32
         error = max(1 + float(((made - 2 * (last.T @ self.white)) * made).sum()) / self.whole, 0.0)
