@@ -6,13 +6,13 @@ moments say. Positions are drawn from each item with a fixed seed, so memory and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.layers import Layer, array_of, attribute
+from edge_runtime.compress.layers import Layer
+from edge_runtime.compress.moments import drawn, patches
 from edge_runtime.compress.outputs import tap
 from edge_runtime.compress.samples import Samples
 
@@ -103,15 +103,15 @@ def gather(
     for found in tap(artifact, samples, sorted({name + suffix for name in names}), _BATCH):
         old = next(before) if before is not None else None
         for place, (layer, name) in enumerate(zip(layers, names, strict=True)):
-            patches = inputs_of(layer, found[name + suffix], an_item)
+            rows_now = patches(layer, found[name + suffix], an_item, drawn)
             made: list[NDArray[Any]] = [
-                patches.sum(axis=1, dtype=np.float64),
-                np.matmul(patches.transpose(0, 2, 1), patches),
+                rows_now.sum(axis=1, dtype=np.float64),
+                np.matmul(rows_now.transpose(0, 2, 1), rows_now),
             ]
             if old is not None:
-                other = inputs_of(layer, old[name], an_item)
-                made += [other.sum(axis=1, dtype=np.float64), np.matmul(other.transpose(0, 2, 1), patches)]
-            rows[place] += patches.shape[1]
+                other = patches(layer, old[name], an_item, drawn)
+                made += [other.sum(axis=1, dtype=np.float64), np.matmul(other.transpose(0, 2, 1), rows_now)]
+            rows[place] += rows_now.shape[1]
             for one, more in zip(sums[place], made, strict=False):
                 one += more
             sums[place] = sums[place] or made
@@ -139,53 +139,4 @@ def stages(layers: Sequence[Layer], count: int = 8) -> list[list[Layer]]:
             numbers = 0
         made[-1].append(layer)
         numbers += size
-    return made
-
-
-def inputs_of(layer: Layer, array: NDArray[np.float32], an_item: int) -> NDArray[np.float32]:
-    """float32 (groups, rows, K): what the weights of each group are multiplied with, at up to `an_item` positions of
-    each item; the order of K is that of Layer.matrix. All items at once: small products are slow."""
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    if layer.kind == "dense":
-        flat = array.reshape(len(array), -1, array.shape[-1])
-        count = flat.shape[1]
-        if count > an_item:
-            flat = flat[:, np.sort(random.choice(count, an_item, replace=False))]
-        return flat.reshape(1, -1, array.shape[-1])
-    group = attribute(layer.node, "group", 1)
-    kernel = array_of(layer.weight).shape[2:]
-    rank = len(kernel)
-    strides = attribute(layer.node, "strides", (1,) * rank)
-    dilations = attribute(layer.node, "dilations", (1,) * rank)
-    padded = np.pad(array, [(0, 0), (0, 0), *_pads(layer, array.shape[2:], kernel, strides, dilations)])
-    spans = tuple((size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True))
-    view = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
-    steps = tuple(slice(None, None, one) for one in strides)
-    holes = tuple(slice(None, None, one) for one in dilations)
-    view = view[(slice(None), slice(None), *steps, *holes)]
-    places = math.prod(view.shape[2 : 2 + rank])
-    kept = np.arange(places) if places <= an_item else np.sort(random.choice(places, an_item, replace=False))
-    where = np.unravel_index(kept, view.shape[2 : 2 + rank])
-    # (items, C, *out, *kernel) to (positions, items, C, *kernel): what is advanced goes first
-    taken = np.moveaxis(view, (0, 1), (rank, rank + 1))[where]
-    split = taken.reshape(len(kept) * len(array), group, array.shape[1] // group, -1).transpose(1, 0, 2, 3)
-    return np.ascontiguousarray(split).reshape(group, len(kept) * len(array), -1)
-
-
-def _pads(
-    layer: Layer, size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
-) -> list[tuple[int, int]]:
-    rank = len(kernel)
-    how = attribute(layer.node, "auto_pad", "NOTSET")
-    if how in ("NOTSET", "VALID"):
-        pads = attribute(layer.node, "pads", (0,) * (2 * rank)) if how == "NOTSET" else (0,) * (2 * rank)
-        return [(pads[axis], pads[axis + rank]) for axis in range(rank)]
-    made = []
-    for axis in range(rank):
-        out = -(-size[axis] // strides[axis])
-        need = max(0, (out - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1 - size[axis])
-        small, large = need // 2, need - need // 2
-        made.append((small, large) if how == "SAME_UPPER" else (large, small))
     return made

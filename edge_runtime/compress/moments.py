@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+    Choose = Callable[[int, int], NDArray[np.int64]]
 
 PLACES = 64  # of one item's picture: its neighbours say nearly the same
 ROOM_BYTES = 2**30  # for the moments of the layers that one run over the items gathers
@@ -47,26 +48,32 @@ class Moments:
         return self.products / max(self.count, 1)
 
 
-def rows_of(array: Any, axis: int, places: int = PLACES) -> Floats:
-    """float (B, ...) to float32 (n, channels): up to `places` positions of each item, evenly spread."""
+def rows_of(array: Any, axis: int, places: int = PLACES, choose: Choose | None = None) -> Floats:
+    """float (B, ...) to float32 (n, channels): up to `places` positions of each item, as `choose` has it (spread)."""
     moved = np.moveaxis(array, axis, -1)
     flat = moved.reshape(len(array), -1, moved.shape[-1]) if axis else moved[None]
-    chosen = _spread(flat.shape[1], places)
+    chosen = (choose or spread)(flat.shape[1], places)
     return np.ascontiguousarray(flat[:, chosen].reshape(-1, flat.shape[-1]), np.float32)
 
 
-def _spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """Steps of the golden ratio, so that no row or column of a picture is met more often than others."""
+def spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """Up to `wanted` of `count` places: steps of the golden ratio, so that no row or column of a picture is met more
+    often than others."""
     if count <= wanted:
         return np.arange(count)
     return np.unique((np.arange(wanted) * 0.6180339887498949 % 1 * count).astype(np.int64))
 
 
-def patches(layer: Layer, array: Any, places: int = PLACES) -> Floats:
+def drawn(count: int, wanted: int) -> NDArray[np.int64]:
+    """Up to `wanted` of `count` places, at random with a fixed seed: for many of them, where steps would meet."""
+    return np.arange(count) if count <= wanted else np.sort(np.random.default_rng(0).choice(count, wanted, False))
+
+
+def patches(layer: Layer, array: Any, places: int = PLACES, choose: Choose = spread) -> Floats:
     """What each output of a layer sums: float32 (groups, n, K), K in the order of `Layer.matrix`."""
     node = layer.node
     if layer.kind == "dense":
-        return rows_of(array, array.ndim - 1, places)[None]
+        return rows_of(array, array.ndim - 1, places, choose)[None]
     if node.op_type != "Conv":
         raise InputError(f"layer {layer.name!r}: found {node.op_type}, wanted a convolution or a dense layer")
     kernel, groups = _weight_shape(layer)[2:], attribute(node, "group", 1)
@@ -82,7 +89,7 @@ def patches(layer: Layer, array: Any, places: int = PLACES) -> Floats:
     )
     windows = windows[tuple(steps)]
     sizes = windows.shape[2 : array.ndim]
-    index = np.unravel_index(_spread(int(np.prod(sizes)), places), sizes)
+    index = np.unravel_index(choose(int(np.prod(sizes)), places), sizes)
     taken = windows[(slice(None), slice(None), *index)]  # (B, C, n, *kernel)
     taken = np.moveaxis(taken, 2, 1).reshape(-1, groups, array.shape[1] // groups * int(np.prod(kernel)))
     return np.ascontiguousarray(np.moveaxis(taken, 1, 0), np.float32)

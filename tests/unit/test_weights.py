@@ -11,10 +11,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.cross_moments import inputs_of
 from edge_runtime.compress.drift import compare
 from edge_runtime.compress.dynamic import as_weights
 from edge_runtime.compress.layers import weighted
+from edge_runtime.compress.moments import patches
 from edge_runtime.compress.outputs import answers, tap
 from edge_runtime.compress.passes.dynamic import Dynamic
 from edge_runtime.compress.passes.fp16 import WeightsFp16
@@ -199,7 +199,7 @@ def test_what_a_layer_reads_is_what_its_weights_are_multiplied_with(net: object)
     for layer in weighted(artifact.model()):
         names = [str(layer.node.inputs[0].name), str(layer.node.outputs[0].name)]
         found = next(tap(artifact, samples, names))
-        read = inputs_of(layer, found[names[0]], 10**6)
+        read = patches(layer, found[names[0]], 10**6)
         made = np.einsum("gok,grk->go", layer.matrix().reshape(len(read), -1, read.shape[2]), read).reshape(-1)
         axis = 1 if found[names[1]].ndim == 4 else -1
         wanted = np.moveaxis(found[names[1]], axis, 0).reshape(len(made), -1).sum(axis=1)
