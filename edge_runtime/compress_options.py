@@ -13,7 +13,7 @@ from edge_runtime.errors import UsageError
 
 
 def add_compress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, nargs="?", help="an .onnx or .tflite file, .pt2 or .keras")
+    parser.add_argument("model", type=Path, nargs="?", help="an .onnx, .tflite, .pt2 or .keras file, or a bundle")
     parser.add_argument("--passes", action="store_true", help="list every pass with its settings, and end")
     parser.add_argument(
         "--recipe", action="append", default=[], metavar="FILE.json", help="what to do; several make several variants"
@@ -64,7 +64,7 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         out=arguments.output,
         calibrate=arguments.calibrate,
         judge=arguments.judge,
-        like=arguments.like,
+        like=arguments.like or (arguments.model if arguments.model.suffix == ".edge" else None),
         target=Target(arch, engines),
         speed=not arguments.quick,
         robust=not arguments.quick,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Drift:
     """`mean`, `rms`, `largest`: of |change| over all numbers of all items, divided by the standard deviation of the
     original's output (all numbers of that output together). `agreement`: share of items with the same decision (the
-    largest number of the last axis; for a single number, whether it is above the cut), of the first output. The worst
+    largest number of the classes; for a single number, whether it is above the cut), of the first output. The worst
     output counts. `cut`: 0, or 0.5 where all of the original's answers lie from 0 to 1, as behind a sigmoid."""
 
     mean: float
@@ -57,14 +57,17 @@ def compare(original: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDA
 
 def cut_of(output: NDArray[np.float32]) -> float:
     """Above which a single number means yes: of the original's answers, for all that is compared with it."""
-    alone = output.ndim < 2 or output.shape[-1] == 1
+    alone = output.ndim < 2 or output.shape[1 if output.ndim == 4 else -1] == 1
     return 0.5 if alone and output.size and output.min() >= 0 and output.max() <= 1 else 0.0
 
 
 def decisions(output: NDArray[np.float32], cut: float = 0.0) -> NDArray[np.int64]:
-    """(N, ...) to (N, -1): the largest of the last axis, or whether a single number is above the cut."""
+    """(N, ...) to (N, -1): the largest of the classes, or whether a single number is above the cut. Classes stand on
+    the last axis; in maps of pictures, (N, classes, H, W), on the first after the items."""
     import numpy as np
 
+    if output.ndim == 4:
+        output = np.moveaxis(output, 1, -1)
     flat = output.reshape(len(output), -1, output.shape[-1]) if output.ndim > 1 else output.reshape(-1, 1, 1)
     chosen = (flat[..., 0] > cut).astype(np.int64) if flat.shape[-1] == 1 else flat.argmax(axis=-1)
     return chosen.reshape(len(output), -1)

@@ -3,6 +3,7 @@
     .onnx .tflite          read as they are
     .pt2                   PyTorch's exported program (torch.export.save): a graph and weights, no code
     .keras                 Keras 3, in its safe mode: layers of its own only
+    .edge                  a bundle: its ONNX variant that no pass has changed
     a PyTorch module, a Keras model, a scikit-learn estimator: from Python, by the functions here
 
 Pickles (.pt, .pth, .pkl, .joblib) run code when they are opened and are refused: load them in a program of your own
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.bundle import load_bundle
 from edge_runtime.compress.artifact import Artifact, load_artifact, read_artifact
 from edge_runtime.errors import EngineError, InputError
 
@@ -54,7 +56,19 @@ def load_model(path: Path) -> Artifact:
 
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
         return from_keras(model)
+    if ending == ".edge":
+        return _from_bundle(path)
     return load_artifact(path)
+
+
+def _from_bundle(path: Path) -> Artifact:
+    """The first ONNX variant whose recipe is empty: the model as trained."""
+    bundle = load_bundle(path)
+    for one in bundle.variants:
+        if one.format == "onnx" and not one.recipe:
+            return read_artifact(bundle.read(one.file), f"{path}: {one.name}")
+    names = ", ".join(f"{one.name} ({one.format}, {len(one.recipe)} passes)" for one in bundle.variants)
+    raise InputError(f"{path}: found {names}, wanted an ONNX variant that no pass has changed", hint="give the file")
 
 
 def from_torch(module: Any, example: Any) -> Artifact:

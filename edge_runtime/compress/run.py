@@ -21,6 +21,7 @@ from edge_runtime.compress.outputs import specs
 from edge_runtime.compress.prepare import prepare
 from edge_runtime.compress.recipe import Context, Progress, Recipe, Target, pass_name
 from edge_runtime.compress.samples import Samples, load_samples
+from edge_runtime.compress.scores import check_labels
 from edge_runtime.compress.steps import (
     LEAST_AGREEMENT,
     MOST_CHANGE_SD,
@@ -86,13 +87,19 @@ def compress(job: Job, *, progress: Progress | None = None, notice: Notice | Non
     need_packages()
     about = _check(job)
     source = load_model(job.model) if isinstance(job.model, Path) else job.model
-    original = prepare(source)
+    try:
+        original = prepare(source)
+    except InputError as error:
+        where = f"{job.model}: " if isinstance(job.model, Path) else ""
+        raise InputError(f"{where}{error.message}", hint=error.hint) from error
     for one in job.recipes:
         one.check(original.form, job.calibrate is not None)
     _check_engines(original, job)
-    inputs, _ = specs(original)
+    inputs, outputs = specs(original)
     samples = _samples(job.calibrate, inputs, about)
     judged = _samples(job.judge, inputs, about) or samples
+    if judged is not None and judged.labels is not None and outputs[0].shape:
+        check_labels(judged.labels, outputs[0].shape[-1], judged.name)
     keep = job.steps or job.out.with_name(f".{job.out.name}.steps")
     context = Context(original, samples, job.target, progress or (lambda done, total, words: None))
     made: list[Made] = []

@@ -34,9 +34,7 @@ def scores(outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64]
     if found.shape[1] != 1 or len(found) != len(labels):
         raise InputError(f"found answers {first.shape} and {len(labels)} labels, wanted one decision for each label")
     chosen = found[:, 0]
-    count = max(2, first.shape[-1])
-    if labels.min() < 0 or labels.max() >= count:
-        raise InputError(f"found labels from {labels.min()} to {labels.max()}, the model knows 0 to {count - 1}")
+    count = check_labels(labels, first.shape[-1], "labels")
     classes = [1] if count == 2 else sorted({int(one) for one in labels})
     parts = []
     for one in classes:
@@ -46,6 +44,16 @@ def scores(outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64]
         parts.append((precision, recall, 2 * precision * recall / max(1e-12, precision + recall)))
     precision, recall, f1 = (float(one) for one in np.mean(parts, axis=0))
     return {"accuracy": float((chosen == labels).mean()), "precision": precision, "recall": recall, "f1": f1}
+
+
+def check_labels(labels: NDArray[np.int64], outputs: int | None, where: str) -> int:
+    """How many classes there are: two for a single output. Raises InputError for labels that are none of them."""
+    count = max(2, outputs or 2)
+    if outputs is not None and (labels.min() < 0 or labels.max() >= count):
+        raise InputError(
+            f"{where}: found labels from {labels.min()} to {labels.max()}, the model knows 0 to {count - 1}"
+        )
+    return count
 
 
 # ---------------------------------------------------------------- damage

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.cross_moments import gather, measurable
-from edge_runtime.compress.layers import Layer, array_of, attribute, set_array, weighted
+from edge_runtime.compress.layers import Layer, array_of, attribute, need_layers, set_array, weighted
 from edge_runtime.compress.qdq import Writer
 from edge_runtime.compress.quantizer import model_of
 from edge_runtime.compress.rounding import factor, round_together, shrunk
@@ -118,7 +118,8 @@ def _asymmetric(part: NDArray[np.float32], form: Form) -> tuple[NDArray[np.float
 
 
 def quantizable(artifact: Artifact, keep: tuple[str, ...] = ()) -> list[Layer]:
-    """Raises InputError: no layer with enough weights."""
+    """Raises InputError: no layer with enough weights, a layer of `keep` that is not there."""
+    need_layers(artifact.model(), keep)
     found = [one for one in weighted(artifact.model()) if one.matrix().size >= SMALL and one.name not in keep]
     if not found:
         raise InputError(f"found no layer with {SMALL} weights or more, wanted some to quantize")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle import find_bundle, load_bundle
 from edge_runtime.cli import main
 from edge_runtime.compress.artifact import load_artifact
 from edge_runtime.compress.outputs import answers
@@ -149,6 +149,29 @@ def test_what_a_missing_package_rules_out_is_said_before_any_work(work, capsys, 
     assert compress(work, recipe="r.json") != 0
     said = capsys.readouterr().err
     assert "needs PyTorch" in said and "step 1" not in said
+
+
+def test_labels_that_the_model_does_not_know_are_said_before_any_work(work, capsys):
+    np.savez(work / "other.npz", x=pictures(4), labels=np.array([0, 1, 2, 10]))
+    assert compress(work, "--judge", str(work / "other.npz")) == 1
+    said = capsys.readouterr().err
+    assert "other.npz: found labels from 0 to 10" in said and "step 1" not in said
+
+
+def test_a_layer_to_be_kept_that_is_not_there_is_named(work, capsys):
+    (work / "r.json").write_text(json.dumps({"name": "r", "passes": [{"pass": "static_w8a8", "keep": ["conv99"]}]}))
+    assert compress(work, recipe="r.json") == 1
+    assert "found no layer 'conv99' with weights, the model has" in capsys.readouterr().err
+
+
+def test_a_bundle_gives_its_float_model_and_its_description(data, tmp_path, capsys):
+    (tmp_path / "r.json").write_text(json.dumps({"name": "half", "passes": [{"pass": "weights_fp16"}]}))
+    malaria = str(find_bundle("malaria"))
+    assert (
+        main(["compress", malaria, "--recipe", str(tmp_path / "r.json"), "-o", str(tmp_path / "m.edge"), "--quick"])
+        == 0
+    )
+    assert [one.name for one in load_bundle(tmp_path / "m.edge").variants] == ["half", "half-lite"]
 
 
 def test_an_operator_that_one_engine_does_not_know_is_named_before_any_work(work, capsys):

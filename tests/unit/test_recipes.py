@@ -250,6 +250,9 @@ def test_output_change_is_in_deviations_of_the_original():
     with pytest.raises(InputError, match="found shape"):
         compare(old, {"y": np.zeros((2, 3), np.float32)})
     assert decisions(np.float32([[-1], [2]])).ravel().tolist() == [0, 1]
+    maps = np.zeros((2, 3, 1, 5), np.float32)
+    maps[:, 2] = 1
+    assert (decisions(maps) == 2).all() and decisions(maps).shape == (2, 5)
 
 
 def test_scores_are_those_of_the_textbook_and_labels_must_belong_to_the_model():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.drift import compare
-from edge_runtime.compress.layers import Layer, array_of, attribute, weighted
+from edge_runtime.compress.layers import Layer, array_of, attribute, need_layers, weighted
 from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.passes.static import note_integers
 from edge_runtime.compress.qdq import Writer
@@ -44,7 +44,9 @@ class Dynamic:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         context = context.against(artifact)
-        layers = [one for one in weighted(artifact.model()) if one.kind == "dense" and one.matrix().size >= SMALL]
+        model = artifact.model()
+        need_layers(model, [one for one in self.keep if one not in model.graph.initializers])  # tables have no layer
+        layers = [one for one in weighted(model) if one.kind == "dense" and one.matrix().size >= SMALL]
         names = [one.name for one in layers if one.name not in self.keep and _plain(one)]
         if not names:
             raise InputError(

@@ -33,6 +33,8 @@ class Mixed:
     def __post_init__(self) -> None:
         if not self.bits or any(one not in (8, 4, 3, 2) for one in self.bits):
             raise ValueError(f"bits: found {list(self.bits)}, wanted some of 8, 4, 3, 2")
+        if self.block and (self.block < 16 or self.block & (self.block - 1)):
+            raise ValueError(f"block: found {self.block}, wanted 0 or a power of two from 16 on")
         if not 0 <= self.share < 1 or not self.limit_sd > 0:
             raise ValueError(f"found share {self.share}, limit_sd {self.limit_sd}, wanted 0 to 1, and above 0")
 

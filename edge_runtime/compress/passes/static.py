@@ -8,6 +8,7 @@ from typing import ClassVar
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.calibrate import observe
 from edge_runtime.compress.integers import count_integers
+from edge_runtime.compress.layers import need_layers
 from edge_runtime.compress.quantizer import Options, tensors_to_watch
 from edge_runtime.compress.ranges import METHODS
 from edge_runtime.compress.recipe import Context
@@ -52,6 +53,7 @@ class Static:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         context = context.against(artifact)
         samples = context.items("static quantization")
+        need_layers(artifact.model(), self.keep)
         seen = observe(artifact, samples, tensors_to_watch(artifact), context.progress)
         state = State(artifact, seen, self.options(context.target.arch))
         if self.bias_correction:
