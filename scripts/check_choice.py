@@ -23,8 +23,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "arm")]
 from bundles import SHAPES, write_bundle  # noqa: E402
 
 from edge_runtime.bundle import Bundle, load_bundle  # noqa: E402
-from edge_runtime.choice import Lap, race  # noqa: E402
+from edge_runtime.choice import race  # noqa: E402
 from edge_runtime.guard import Child, Limits  # noqa: E402
+from edge_runtime.learned import Lap  # noqa: E402
 from edge_runtime.machine import machine  # noqa: E402
 from edge_runtime.planner import plan  # noqa: E402
 from edge_runtime.profile import DeviceProfile, load_profile  # noqa: E402

@@ -40,7 +40,8 @@ def _unchain(model: ir.Model, product: ir.Node) -> None:
     new.shape, new.type = old.shape, old.type
     model.graph.insert_before(product, [real, plain])
     name, is_output = old.name, old.is_graph_output()
-    ir.convenience.replace_all_uses_with(old, new)
+    for use in list(old.uses()):
+        use.node.replace_input_with(use.idx, new)
     if is_output:
         model.graph.outputs[next(place for place, one in enumerate(model.graph.outputs) if one is old)] = new
     model.graph.remove([scaled, scales, cast, product], safe=True)

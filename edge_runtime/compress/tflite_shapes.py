@@ -52,10 +52,26 @@ def _requantized(w: Writer, x: Value, name: str, quant: Any) -> Value:
 
 def dequantize(w: Writer, node: Node) -> None:
     x = w.value(node.inputs[0])
+    if not x.quant and x.dtype == "int8" and (scales := _column_scales(w, node, x)) is not None:
+        y = w.new(node.outputs[0])
+        real = w.step("CAST", [w.form(x, x.plain)], y.shape, options("Cast"))
+        w.emit("MUL", [real, w.file.constant(scales)], y, y.plain, options("Mul", act=""))
+        return
     quant = quant_of(w.graph, node)
     if x.quant != quant:
         raise Unsupported(f"found steps of {x.quant or x.dtype}, wanted those of the QuantizeLinear before it")
     w.values[node.outputs[0]] = x
+
+
+def _column_scales(w: Writer, node: Node, x: Value) -> Array | None:
+    """float32 (columns,) of rows that were looked up in a table stored as int8 with a scale for each column; None for
+    anything else."""
+    scale = w.graph.constants.get(node.inputs[1])
+    axis = int(node.attributes.get("axis", 1))
+    zero = w.graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+    if scale is None or scale.array.ndim != 1 or axis % x.rank != x.rank - 1 or node.attributes.get("block_size"):
+        return None
+    return scale.array.astype(np.float32) if zero is None or not zero.array.any() else None
 
 
 def transpose(w: Writer, node: Node) -> None:

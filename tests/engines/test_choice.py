@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import edge_runtime as edge
-from edge_runtime import choice
+from edge_runtime import choice, learned
 from edge_runtime.bundle import load_bundle
-from edge_runtime.choice import Lap, Learned, choose, learned_file, race, recall, remember, reorder, thread_options
+from edge_runtime.choice import choose, race, reorder, thread_options
+from edge_runtime.learned import Lap, Learned, learned_file, recall, remember
 from edge_runtime.planner import Plan, plan
 from tests.conftest import picture, small_device
 
@@ -169,10 +170,10 @@ def test_it_is_remembered_and_measured_again_when_circumstances_change(
     first = choose(bundle, device, planned, threads=1, notice=said.append)
     assert choose(bundle, device, planned, threads=1, notice=said.append) == first
     assert (len(counted), len(said)) == (1, 1)
-    monkeypatch.setattr(choice, "_installed", lambda engine: f"{engine}-9.9")
+    monkeypatch.setattr(learned, "_installed", lambda engine: f"{engine}-9.9")
     choose(bundle, device, planned, threads=1)
     assert len(counted) == 2, "another engine version"
-    monkeypatch.setattr(choice, "read_state", lambda: replace(choice_state(), governor="powersave"))
+    monkeypatch.setattr(learned, "read_state", lambda: replace(choice_state(), governor="powersave"))
     choose(bundle, device, planned, threads=1)
     assert len(counted) == 3, "another governor"
     choose(bundle, device, planned, threads=1)

@@ -226,6 +226,11 @@ def test_a_table_of_rows_is_stored_small_and_only_the_rows_found_are_turned_back
         made = step(artifact, Context(artifact, samples, Target("x86_64")))
         assert len(made.content) < len(artifact.content) / 3
         assert compare(answers(artifact, samples), answers(made, samples)).mean < 0.02
+        model = made.model()
+        as_weights(model)
+        lite = Artifact("tflite", to_tflite(model))
+        assert len(lite.content) < len(artifact.content) / 3
+        assert compare(answers(made, samples), answers(lite, samples)).mean < 0.005
 
 
 @pytest.mark.parametrize("form", [{"bits": 8}, {"bits": 4, "block": 32}, {"bits": 4, "symmetric": False}, {"bits": 2}])
