@@ -36,7 +36,7 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
 
 
 def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Exit code 0. Raises EdgeError's children."""
+    """Exit code 0, or 1 where some of several recipes were refused. Raises EdgeError's children."""
     from edge_runtime.compress.artifact import need_packages
 
     need_packages()
@@ -76,7 +76,7 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         print(json.dumps(report, ensure_ascii=False))
     else:
         print("\n".join(as_text(report, arguments.output)))
-    return 0
+    return 1 if report["refused"] else 0
 
 
 def _bar(done: int, total: int, words: str) -> None:

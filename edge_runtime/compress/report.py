@@ -16,6 +16,7 @@ One file: no network, no script, no font. The report's own fields (JSON, schema 
     steps           {recipe: [steps.PassReport]};  recipes: as given, every setting written out
     layers          {recipe: [{"name", "change_sd"}]}
     robustness      null or {"items", "measure", "rows": [{"damage", "strength", a share by variant}]}
+    refused         {recipe: why}: of several recipes, those that gave nothing
     bundle          only where one was made: {"path", "bytes", "digest"}
 """
 
@@ -116,6 +117,7 @@ def warnings(report: Plain) -> list[str]:
     """What speaks against believing or using it; the page and the terminal say the same."""
     found = []
     judged = report["judged_on"]
+    found += [f"Recipe {name} was refused: {why}" for name, why in report["refused"].items()]
     if judged and judged["also_calibrated_on"]:
         found.append("Judged on the items that it was calibrated on: give others (--judge) before believing it.")
     if judged and judged["unlabelled"]:

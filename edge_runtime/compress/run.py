@@ -33,7 +33,7 @@ from edge_runtime.compress.steps import (
 )
 from edge_runtime.compress.tflite_write import find_unsupported, to_tflite
 from edge_runtime.compress.unpack import unpack
-from edge_runtime.errors import EngineError, InputError, UsageError
+from edge_runtime.errors import EdgeError, EngineError, InputError, UsageError
 from edge_runtime.packing import MANIFEST, load_description, pack_folder
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def compress(job: Job, *, progress: Progress | None = None, notice: Notice | Non
     """Carry it out; returns the report, which stands beside the result as JSON and HTML (report.py says its fields).
 
     Finished steps are kept in a folder beside `out` until all is done: an interrupted run goes on where it was. Raises
-    EdgeError's children: everything that can be known before work is checked first.
+    EdgeError's children: everything that can be known before work is checked first. A recipe that is refused while
+    others are not stands in the report's "refused", and the others' results are written.
     """
     need_packages()
     about = _check(job)
@@ -104,14 +105,20 @@ def compress(job: Job, *, progress: Progress | None = None, notice: Notice | Non
     context = Context(original, samples, job.target, progress or (lambda done, total, words: None))
     made: list[Made] = []
     steps: dict[str, tuple[PassReport, ...]] = {}
+    refused: dict[str, EdgeError] = {}
     for recipe in job.recipes:
-        artifact, reports = run_recipe(original, recipe, context, keep=keep if job.resume else None, notice=notice)
-        steps[recipe.name] = reports
-        made += _forms(recipe, artifact, job.target.engines)
+        try:
+            artifact, reports = run_recipe(original, recipe, context, keep=keep if job.resume else None, notice=notice)
+            made += _forms(recipe, artifact, job.target.engines)
+            steps[recipe.name] = reports
+        except EdgeError as error:
+            _go_on(recipe.name, error, job, refused, notice)
     originals = _forms(Recipe("original", ()), original, job.target.engines)
     report = _report(job, source, original, samples, judged, steps, originals, made, notice)
-    _refuse_collapse(report)
-    _write(job, about, report, made, steps)
+    for name, collapse in _collapsed(report).items():
+        _go_on(name, collapse, job, refused, notice)
+    report |= _without(report, refused)
+    _write(job, about, report, [one for one in made if one.recipe not in refused], steps)
     if job.steps is None:
         shutil.rmtree(keep, ignore_errors=True)
     return report
@@ -235,17 +242,38 @@ def _report(
     }
 
 
-def _refuse_collapse(report: dict[str, Any]) -> None:
-    """What is shipped is judged too, in the form that each engine gets, before anything is written."""
+def _collapsed(report: dict[str, Any]) -> dict[str, CollapseError]:
+    """By recipe. What is shipped is judged too, in the form that each engine gets, before anything is written."""
+    found = {}
     for row in report["variants"]:
         drift = row["drift"]
         if drift and (drift["agreement"] < LEAST_AGREEMENT or drift["mean"] > MOST_CHANGE_SD):
-            raise CollapseError(
+            found[row["recipe"]] = CollapseError(
                 f"{row['name']} on {row['engine']}: found {drift['agreement']:.1%} of the decisions kept and an output "
                 f"change of {drift['mean']:.2f} sd on {drift['items']} items of {report['judged_on']['name']}, wanted "
-                f"at least {LEAST_AGREEMENT:.0%} and at most {MOST_CHANGE_SD} sd. Nothing was written",
+                f"at least {LEAST_AGREEMENT:.0%} and at most {MOST_CHANGE_SD} sd",
                 hint="make the step that loses most gentler, or put a repair step behind it",
             )
+    return found
+
+
+def _go_on(name: str, error: EdgeError, job: Job, refused: dict[str, EdgeError], notice: Notice | None) -> None:
+    """One recipe's refusal does not cost the others' results. Raises it where no other is left."""
+    refused[name] = error
+    if len(refused) == len(job.recipes):
+        raise error
+    if notice:
+        notice(f"{name}: refused: {error.message}")
+
+
+def _without(report: dict[str, Any], refused: Mapping[str, EdgeError]) -> dict[str, Any]:
+    return {
+        "variants": [row for row in report["variants"] if row["recipe"] not in refused],
+        "steps": {name: one for name, one in report["steps"].items() if name not in refused},
+        "layers": {name: one for name, one in report["layers"].items() if name not in refused},
+        "recipes": [one for one in report["recipes"] if one["name"] not in refused],
+        "refused": {name: error.message for name, error in refused.items()},
+    }
 
 
 def _layers(original: Artifact, made: Sequence[Made], recipe: str, samples: Samples | None) -> list[dict[str, Any]]:

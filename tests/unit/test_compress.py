@@ -122,6 +122,18 @@ def test_a_collapse_on_other_items_than_those_calibrated_on_is_refused_and_nothi
     assert "mind: Not judged on any items" in capsys.readouterr().out
 
 
+def test_a_recipe_that_is_refused_does_not_cost_the_others(work, capsys):
+    (work / "bad.json").write_text(
+        json.dumps({"name": "bad", "passes": [{"pass": "weights_int", "bits": 2, "limit_sd": 1e-6}]})
+    )
+    assert compress(work, "--recipe", str(work / "bad.json")) == 1
+    said = capsys.readouterr()
+    assert "mind: Recipe bad was refused: so few bits" in said.out and "bad: refused" in said.err
+    assert (work / "made" / "static.onnx").is_file() and not (work / "made" / "bad.onnx").exists()
+    report = json.loads((work / "made" / "report.json").read_text())
+    assert list(report["refused"]) == ["bad"] and {row["recipe"] for row in report["variants"]} == {"static"}
+
+
 def test_small_floats_give_the_same_in_both_engines(work, capsys):
     (work / "e4m3.json").write_text(json.dumps({"name": "e4m3", "passes": [{"pass": "weights_minifloat"}]}))
     assert compress(work, "--json", recipe="e4m3.json") == 0
