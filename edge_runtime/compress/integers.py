@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.errors import InputError
+from edge_runtime.compress.prepare import optimized
 
 _INTEGER = ("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "MatMulNBits")
 _FLOAT = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul", "FusedGemm", "NhwcFusedConv")
@@ -28,19 +26,8 @@ class Count:
 def count_integers(artifact: Artifact) -> Count:
     """Raises InputError for a model that onnxruntime refuses."""
     import onnx
-    import onnxruntime as ort
 
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 4
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    with tempfile.TemporaryDirectory(prefix="edge-runtime-") as folder:
-        path = Path(folder, "model.onnx")
-        settings.optimized_model_filepath = str(path)
-        try:
-            ort.InferenceSession(artifact.content, settings, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own family
-            raise InputError(f"onnxruntime refuses the model: {(str(error).splitlines() or ['?'])[0][:300]}") from error
-        graph = onnx.load(str(path)).graph
+    graph = onnx.load_from_string(optimized(artifact.content, "EXTENDED")).graph
     kinds = [node.op_type for node in graph.node]
     products = ("QLinearConv", "QLinearMatMul")
     whole = sum(kind in _INTEGER or kind in products for kind in kinds)

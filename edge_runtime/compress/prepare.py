@@ -39,15 +39,17 @@ def prepare(artifact: Artifact) -> Artifact:
                 hint="export the model again with opset 17",
             ) from error
     proto.ir_version = min(proto.ir_version, 10)
-    return Artifact("onnx", _tidy(_optimized(proto.SerializeToString(deterministic=True))))
+    return Artifact("onnx", _tidy(optimized(proto.SerializeToString(deterministic=True))))
 
 
-def _optimized(content: bytes) -> bytes:
+def optimized(content: bytes, level: str = "BASIC") -> bytes:
+    """The graph as onnxruntime has it after its own optimizer: "BASIC" writes the ONNX standard only, "EXTENDED" what
+    it runs. Raises InputError for a model that it refuses."""
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     with tempfile.TemporaryDirectory(prefix="edge-runtime-") as folder:
         path = Path(folder, "model.onnx")
         settings.optimized_model_filepath = str(path)
