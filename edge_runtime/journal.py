@@ -22,8 +22,6 @@ from edge_runtime.errors import JournalError, UsageError
 from edge_runtime.journal_file import GENESIS, append, as_content, in_words, open_file, transaction
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from edge_runtime.results import Outcome
 
 # Clocks without a battery start where they stopped: what is less than this is a second rounded.

@@ -42,7 +42,9 @@ def verify(journal: Journal, head: str | None = None) -> Report:
     if head is not None:
         head = head.strip().lower()
         if not LEAST_DIGITS <= len(head) <= 64 or set(head) - set("0123456789abcdef"):
-            raise UsageError(f"head: found {head!r}, wanted {LEAST_DIGITS} to 64 hexadecimal digits, as --verify prints")
+            raise UsageError(
+                f"head: found {head!r}, wanted {LEAST_DIGITS} to 64 hexadecimal digits, as --verify prints"
+            )
     if journal.version < 2:
         raise JournalError(
             f"{journal.path}: found a journal of version {journal.version}, whose rows have no hashes",
@@ -50,7 +52,8 @@ def verify(journal: Journal, head: str | None = None) -> Report:
         )
     (said,) = next(journal._rows("PRAGMA quick_check(1)"))
     if said != "ok":
-        raise JournalError(f"{journal.path}: the file itself is damaged: {said}", hint="copy it aside; sqlite3 .recover")
+        rescue = f"stop the loop, then: edge-runtime journal {journal.path} --rescue NEW.db"
+        raise JournalError(f"{journal.path}: the file itself is damaged: {said}", hint=rescue)
     with _Snapshot(journal):
         return _Check(journal, head).run()
 
@@ -114,6 +117,7 @@ class _Check:
             plain = json.loads(content)
             if kind == "start":
                 self._taken_over = int(plain["taken_over"])
+            if kind in ("start", "lost"):
                 return ""
             item, digest, when, failed = plain["item"], plain["item_digest"], plain["when"], plain["error"] is not None
         except (ValueError, TypeError, KeyError):

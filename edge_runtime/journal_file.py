@@ -15,6 +15,7 @@ that, the head (the last number and hash) must be noted elsewhere. Kinds:
     start     the first entry: {"journal": a random id, "when", "edge_runtime", "from_version", "taken_over"}; the
               `taken_over` entries after it were recorded by an older version, without hashes, and chained then
     outcome   one outcome, as results.py documents it
+    lost      an entry that journal_rescue.py could not read
 
 `items` is an index: it may lose marks (the digest is then worked out again), and `verify` compares the rest of it with
 the entries. Written for SQLite 3.34 and newer (Debian 11, Android's Python).
@@ -106,7 +107,7 @@ def open_file(path: Path, create: bool) -> tuple[sqlite3.Connection, int]:
     db = None
     try:
         new = create and not path.exists()
-        db = _connect_to_write(path) if create else _connect_to_read(path)
+        db = _connect_to_write(path) if create else connect_to_read(path)
         version = _migrate(db, path, create)
         if new:
             sync_folder(path.parent)
@@ -136,7 +137,7 @@ def _connect_to_write(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
+def connect_to_read(path: Path) -> sqlite3.Connection:
     """A medium that cannot be written has no room for the files beside a WAL database: there it is opened as one that
     nobody writes."""
     import sqlite3
@@ -161,6 +162,21 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
                 db.close()
             last = error
     raise last or sqlite3.OperationalError("cannot be opened")
+
+
+@contextlib.contextmanager
+def create_file(path: Path) -> Iterator[sqlite3.Connection]:
+    """A new journal with empty tables, filled inside the block in one transaction. Raises sqlite3.Error."""
+    db = _connect_to_write(path)
+    try:
+        with transaction(db):
+            for statement in _TABLES:
+                db.execute(statement)
+            yield db
+            db.execute(f"PRAGMA user_version={VERSION}")
+        sync_folder(path.parent)
+    finally:
+        db.close()
 
 
 def sync_folder(folder: Path) -> None:
@@ -236,11 +252,9 @@ def in_words(path: Path, error: sqlite3.Error, about: str = "") -> JournalError:
             hint=f"make room (df -h {path.parent}), and run the same command again: it goes on where it stopped",
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        rescue = f"sqlite3 {path}.damaged .recover | sqlite3 {path}"
         return JournalError(
             f"{said}{error}: the file is damaged, or is no journal",
-            hint=f"stop the loop, keep {path} and {path.name}-wal (copy both), rename both to .damaged and "
-            f".damaged-wal, then: {rescue} && edge-runtime journal {path} --verify",
+            hint=f"stop the loop, then: edge-runtime journal {path} --rescue NEW.db",
         )
     if name.startswith("SQLITE_IOERR"):
         hint = "look at the card's health (dmesg), and copy the journal and its -wal file elsewhere"

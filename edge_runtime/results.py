@@ -26,8 +26,8 @@ The journal adds what it alone knows; the last two on the way out, the others ar
 
     replaces           the entry of an error in whose place this came (the same contents, or none that could be read)
     earlier_entry      only where the item was recorded before with other contents: the newest such entry
-    same_contents_as   only where the same images are recorded under another name, as when a folder was renamed: {"entry",
-                       "item"} of the first; to count slides, leave these out
+    same_contents_as   only where the same images are recorded under another name, as when a folder was renamed: the
+                       first's {"entry", "item"}; to count slides, leave these out
     clock_back_s       only where the device's clock was behind the entry before by so much: order goes by `entry`
     entry, entry_hash  place in the chain (journal_file.py); absent from journals of version 1
 """

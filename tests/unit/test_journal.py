@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from edge_runtime.errors import InputError, JournalError, UsageError
 from edge_runtime.journal import Journal
 from edge_runtime.journal_check import verify
 from edge_runtime.journal_file import GENESIS, entry_hash
+from edge_runtime.journal_rescue import rescue
 from edge_runtime.results import Origin, Outcome, Prediction
 
 ORIGIN = Origin("means 1.0", "ab" * 32, "fp32", "null", "1", "test", "cd" * 32, 1, 1 << 28, "ef" * 32)
@@ -217,10 +217,10 @@ def test_a_full_disk_is_one_clear_error_and_takes_nothing(path: Path, monkeypatc
     with monkeypatch.context() as patch:
         limited(patch, f"PRAGMA max_page_count={pages + 1}")
         with Journal(path) as book:
-            added = 0
+            large = (replace(outcome(f"more {number}"), extra={"filling": "x" * 3000}) for number in range(1000))
             with pytest.raises(JournalError, match="no room is left for it; this was not recorded") as caught:
-                for added in range(1000):
-                    book.add(replace(outcome(f"more {added}"), extra={"filling": "x" * 3000}))
+                all(map(book.add, large))
+            added = len(book) - 4
             assert "df -h" in str(caught.value.hint)
             assert not book.knows(f"more {added}")
             assert len(book) == 4 + added
@@ -252,29 +252,67 @@ def test_a_file_that_may_not_grow_loses_nothing_that_was_acknowledged(path: Path
     assert {f"more {number}" for number in done.stdout.split()} <= names
 
 
-def test_a_damaged_file_is_said_with_the_way_to_rescue_it(path: Path):
-    if not shutil.which("sqlite3"):
-        pytest.skip("no sqlite3 command here, which the rescue takes")
+def damage(path: Path, page: int) -> None:
     with path.open("r+b") as file:
-        file.seek(4096)
+        file.seek(4096 * page)
         file.write(b"\xff" * 4096)
-    with pytest.raises(JournalError, match="damaged") as caught, Journal(path, create=False) as book:
-        list(book.outcomes())
-        verify(book)
-    assert ".recover" in str(caught.value.hint)
-    with pytest.raises(JournalError, match="damaged"), Journal(path) as book:
-        for number in range(9):
-            book.add(outcome(f"more {number}"))
 
 
-def test_a_rescued_journal_is_a_journal(path: Path, tmp_path: Path):
-    if not shutil.which("sqlite3"):
-        pytest.skip("no sqlite3 command here, which the rescue takes")
-    rescued = tmp_path / "rescued.db"
-    subprocess.run(f"sqlite3 {path} .recover | sqlite3 {rescued}", shell=True, check=True)
-    with Journal(rescued) as book:
+def test_a_damaged_file_is_said_with_the_way_to_rescue_it(path: Path):
+    damage(path, 1)
+    uses: list[Callable[[Journal], object]] = [lambda book: list(book.outcomes()), verify]
+    for use in (*uses, lambda book: book.add(outcome("more"))):
+        with Journal(path) as book, pytest.raises(JournalError, match="damaged") as caught:
+            use(book)
+        assert f"journal {path} --rescue NEW.db" in str(caught.value.hint)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """200 outcomes in some hundred pages."""
+    with Journal(tmp_path / "large.db") as book:
+        book._db.execute("PRAGMA synchronous=off")
+        for number in range(200):
+            book.add(replace(outcome(f"{number}", f"{number}"), extra={"long": "x" * 900}))
+    return tmp_path / "large.db"
+
+
+@pytest.mark.parametrize("page", [5, 20, 40])
+def test_all_but_a_damaged_page_is_rescued_with_its_numbers(page: int, large: Path, tmp_path: Path):
+    with Journal(large, create=False) as book:
+        whole = {one["entry"]: one["item"] for one in book.outcomes()}
+    damage(large, page)
+    done = rescue(large, tmp_path / "new.db")
+    assert len(done.lost) < 10
+    assert bool(done.lost) == (page > 5), "the fifth has the index"
+    assert done.changed == []
+    with Journal(tmp_path / "new.db") as book:
+        assert {one["entry"]: one["item"] for one in book.outcomes()}.items() <= whole.items()
+        assert len(book) == done.saved == 200 - len(done.lost)
+        report = verify(book)
+        assert (report.problem, report.taken_over) == ("", 200)
+        for lost in done.lost:
+            assert book.add(outcome(whole[lost], f"{lost - 2}")), "what was lost can be read again"
+    with pytest.raises(JournalError, match="left as it is"):
+        rescue(large, tmp_path / "new.db")
+
+
+def test_what_was_edited_is_rescued_and_named(path: Path, tmp_path: Path):
+    execute(path, *OPEN, EDITED)
+    assert rescue(path, tmp_path / "new.db") == (5, [], [4])
+
+
+def test_nothing_comes_of_nothing(tmp_path: Path):
+    (tmp_path / "noise.db").write_bytes(bytes(range(256)) * 64)
+    with pytest.raises(JournalError, match="can be read"):
+        rescue(tmp_path / "noise.db", tmp_path / "new.db")
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_a_journal_of_the_first_version_is_rescued(old: Path, tmp_path: Path):
+    assert rescue(old, tmp_path / "new.db") == (3, [], [])
+    with Journal(tmp_path / "new.db") as book:
         assert verify(book).problem == ""
-        assert len(book) == 4
 
 
 @pytest.mark.parametrize(
