@@ -323,47 +323,9 @@ def _loop(arguments: argparse.Namespace) -> int:
 
 
 def _journal(arguments: argparse.Namespace) -> int:
-    from edge_runtime.journal import Journal
+    from edge_runtime.journal_verbs import journal
 
-    if arguments.csv and arguments.json:
-        raise UsageError("--csv and --json are two forms: give one of them")
-    with Journal(arguments.journal, create=False) as journal:
-        rows = journal.outcomes(arguments.since)
-        if arguments.csv:
-            _csv(rows)
-            return 0
-        for one in rows:
-            if arguments.json:
-                _print(one)
-            else:
-                error = one["error"]
-                said = f"error: {error['message']}" if error else _line(one)
-                print(f"{one['when']}  {one['item']:<32} {said}")
-    return 0
-
-
-CSV_FIELDS = (
-    *("when", "item", "verdict", "cells", "infected", "parasitaemia_percent", "parasites_per_ul"),
-    *("not_excluded_below_per_ul", "reasons", "error", "bundle", "bundle_digest", "variant", "engine"),
-    *("engine_version", "device", "latency_ms", "peak_ram_bytes", "energy_mj", "item_digest"),
-)
-
-
-def _csv(rows: Iterator[dict[str, Any]]) -> None:
-    import csv
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
-    for one in rows:
-        one["error"] = one["error"]["message"] if one["error"] else None
-        one["reasons"] = " ".join(one.get("reasons", ()))
-        writer.writerow([one.get(field) for field in CSV_FIELDS])
-
-
-def _line(plain: dict[str, Any]) -> str:
-    if plain["kind"] == "slides":
-        return f"{plain['verdict']}, {plain['cells']} cells, {plain['infected']} infected; {' '.join(plain['reasons'])}"
-    return ", ".join(f"{one['label']} {one['score']:.3f}" for one in plain.get("labels", ())[:3])
+    return journal(arguments)
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:

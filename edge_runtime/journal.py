@@ -3,6 +3,10 @@
 `journal_mode=wal` with `synchronous=full`: a row that `add` has returned from survives a power cut. An item is known
 by its name and the digest of its contents, and is recorded once; a slide photographed again under the same name is
 another. An item that failed is recorded too, and is read again when its contents change or when it is asked for.
+
+Rows are entries of a chain that only grows, each with a hash over all before it (journal_file.py has the form): what
+was recorded cannot be changed without a trace. An outcome that comes in the place of an error leaves the error where it
+is: `outcomes` shows the newest, `history` all.
 """
 
 from __future__ import annotations
@@ -12,68 +16,30 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.errors import JournalError, UsageError
+from edge_runtime.journal_file import GENESIS, append, as_content, in_words, open_file, transaction
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from edge_runtime.results import Outcome
 
-# One list of statements a version; a file's user_version is how many of them it has had.
-_MIGRATIONS = (
-    (
-        """CREATE TABLE outcomes (
-            id INTEGER PRIMARY KEY,
-            item TEXT NOT NULL,
-            item_digest TEXT NOT NULL,
-            fingerprint TEXT NOT NULL,
-            recorded TEXT NOT NULL,
-            verdict TEXT,
-            error TEXT,
-            outcome TEXT NOT NULL CHECK (json_valid(outcome)),
-            UNIQUE (item, item_digest)
-        )""",
-        "CREATE INDEX outcomes_by_time ON outcomes (recorded)",
-    ),
-)
-_BUSY_MS = 10_000
+# Clocks without a battery start where they stopped: what is less than this is a second rounded.
+_CLOCK_BACK_S = 2
 
 
-def _connect(path: Path, create: bool) -> sqlite3.Connection:
-    import sqlite3
+class Head(NamedTuple):
+    """The last entry: noted elsewhere, it proves later that nothing was cut off. (0, zeros) where there is none."""
 
-    if create:
-        return sqlite3.connect(path, timeout=_BUSY_MS / 1e3, isolation_level=None)
-    # For reading. A medium that cannot be written has no room for the files beside a WAL database: there it is
-    # opened as one that nobody writes.
-    last = None
-    log = path.with_name(f"{path.name}-wal")
-    for mode in ("mode=ro", "immutable=1"):
-        if mode == "immutable=1" and log.exists() and log.stat().st_size:
-            raise JournalError(
-                f"{path}: found rows that are still in {log.name}, and no right to write beside it, which reading "
-                "them takes",
-                hint=f"copy {path.name} and {log.name} to a folder that can be written, and read them there",
-            )
-        db = None
-        try:
-            uri = f"{path.absolute().as_uri()}?{mode}"
-            db = sqlite3.connect(uri, timeout=_BUSY_MS / 1e3, uri=True, isolation_level=None)
-            db.execute("PRAGMA user_version").fetchone()
-            return db
-        except sqlite3.OperationalError as error:
-            if db:
-                db.close()
-            last = error
-    raise last or sqlite3.OperationalError("cannot be opened")
+    number: int
+    hash: str
 
 
 class Journal:
     """Open for as long as it is needed; close it, or use it in `with`. Safe for several processes.
 
-    `create`: to record, the file is made where there is none. Without, it is only read, also from read-only media.
+    `create`: to record, the file is made where there is none. Without, it is only read, also from read-only media and
+    where an older version wrote it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
@@ -84,41 +50,7 @@ class Journal:
             hint = "edge-runtime loop BUNDLE FOLDER --journal FILE"
             raise JournalError(f"{self.path}: found no journal there", hint=hint)
         self._sqlite_error = sqlite3.Error
-        connection = None
-        try:
-            connection = _connect(self.path, create)
-            if create:
-                connection.execute("PRAGMA journal_mode=wal")
-                connection.execute("PRAGMA synchronous=full")
-            self._migrate(connection, create)
-        except sqlite3.Error as error:
-            if connection:
-                connection.close()
-            raise JournalError(f"{self.path}: cannot be used as a journal: {error}") from error
-        except BaseException:
-            if connection:
-                connection.close()
-            raise
-        self._db = connection
-
-    def _migrate(self, db: sqlite3.Connection, write: bool) -> None:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > len(_MIGRATIONS):
-            raise JournalError(
-                f"{self.path}: found journal version {version}, this version writes {len(_MIGRATIONS)}",
-                hint="install a newer edge-runtime",
-            )
-        if version == len(_MIGRATIONS):
-            return
-        if not write:
-            raise JournalError(f"{self.path}: found no journal in it (version {version}), wanted one that `loop` wrote")
-        db.execute("BEGIN IMMEDIATE")
-        (version,) = db.execute("PRAGMA user_version").fetchone()  # another process may have been first
-        for statements in _MIGRATIONS[version:]:
-            for statement in statements:
-                db.execute(statement)
-        db.execute(f"PRAGMA user_version={len(_MIGRATIONS)}")
-        db.execute("COMMIT")
+        self._db, self.version = open_file(self.path, create)
 
     def knows(
         self, item: str, *, fingerprint: str | None = None, digest: str | None = None, failed: bool = True
@@ -129,50 +61,106 @@ class Journal:
         `failed`: one that was recorded with an error counts as known.
         """
         if fingerprint is digest is None:
-            return self._execute("SELECT 1 FROM outcomes WHERE item=? LIMIT 1", (item,)).fetchone() is not None
-        query = "SELECT 1 FROM outcomes WHERE item=? AND (fingerprint=? OR item_digest=?) AND (error IS NULL OR ?)"
-        return self._execute(f"{query} LIMIT 1", (item, fingerprint, digest, failed)).fetchone() is not None
+            return next(self._rows("SELECT 1 FROM items WHERE item=? LIMIT 1", item), None) is not None
+        query = "SELECT 1 FROM items WHERE item=? AND (fingerprint=? OR item_digest=?) AND (NOT failed OR ?) LIMIT 1"
+        return next(self._rows(query, item, fingerprint, digest, failed), None) is not None
 
     def add(self, outcome: Outcome, fingerprint: str = "") -> bool:
-        """Record an outcome; on the disk when this returns. It takes the place of an error recorded for the same
-        contents, and of nothing else: False where the item was recorded before."""
+        """Record an outcome; on the disk when this returns. It comes in the place of an error recorded for the same
+        contents, or for none that could be read, and of nothing else: False where the item was recorded before.
+
+        Raises JournalError (a full disk, a card that fails): then nothing of it is recorded.
+        """
         plain = outcome.to_json()
-        row = (
-            outcome.item,
-            outcome.item_digest,
-            fingerprint,
-            outcome.when,
-            plain.get("verdict"),
-            outcome.error.message if outcome.error else None,
-            json.dumps(plain, ensure_ascii=False),
-        )
-        query = (
-            "INSERT INTO outcomes (item, item_digest, fingerprint, recorded, verdict, error, outcome) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (item, item_digest) DO UPDATE SET "
-            "fingerprint=excluded.fingerprint, recorded=excluded.recorded, verdict=excluded.verdict, "
-            "error=excluded.error, outcome=excluded.outcome WHERE outcomes.error IS NOT NULL"
-        )
-        return self._execute(query, row).rowcount == 1
+        key = (outcome.item, outcome.item_digest)
+        failed = outcome.error is not None
+        try:
+            with transaction(self._db):
+                known = self._one("SELECT failed, entry FROM items WHERE item=? AND item_digest=?", *key)
+                if known and not known[0]:
+                    return False
+                number, recorded, last = self._one(
+                    "SELECT number, recorded, hash FROM entries ORDER BY number DESC LIMIT 1"
+                ) or (0, "", GENESIS)
+                plain |= self._about(outcome, known, recorded)
+                entry, _ = append(self._db, "outcome", outcome.when, as_content(plain), (number, last))
+                if outcome.item_digest:
+                    self._db.execute("DELETE FROM items WHERE item=? AND item_digest=''", (outcome.item,))
+                values = (*key, fingerprint, failed, entry)
+                self._db.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?)", values)
+            return True
+        except self._sqlite_error as error:
+            raise in_words(self.path, error) from error
+
+    def _about(self, outcome: Outcome, known: Any, recorded: str) -> dict[str, Any]:
+        """What the journal itself knows of an outcome: see results.py."""
+        found: dict[str, Any] = {}
+        item, digest = outcome.item, outcome.item_digest
+        if digest and not known:
+            known = self._one("SELECT failed, entry FROM items WHERE item=? AND item_digest=''", item)
+        if known:
+            found["replaces"] = known[1]
+        elif earlier := self._one("SELECT max(entry) FROM items WHERE item=?", item)[0]:
+            found["earlier_entry"] = earlier
+        same = "SELECT entry, item FROM items WHERE item_digest=? AND item<>? AND NOT failed ORDER BY entry LIMIT 1"
+        if digest and not outcome.error and (other := self._one(same, digest, item)):
+            found["same_contents_as"] = {"entry": other[0], "item": other[1]}
+        back_s = _seconds(recorded) - _seconds(outcome.when)
+        if back_s >= _CLOCK_BACK_S:
+            found["clock_back_s"] = round(back_s)
+        return found
+
+    def _one(self, query: str, *values: Any) -> Any:
+        return self._db.execute(query, values).fetchone()
 
     def touch(self, item: str, digest: str, fingerprint: str) -> None:
         """Remember a new cheap mark of known contents (the files were copied again), so that they need no digest."""
-        self._execute("UPDATE outcomes SET fingerprint=? WHERE item=? AND item_digest=?", (fingerprint, item, digest))
+        values = (fingerprint, item, digest)
+        for _ in self._rows("UPDATE items SET fingerprint=? WHERE item=? AND item_digest=?", *values):
+            pass
 
-    def outcomes(self, since: str | None = None) -> Iterator[dict[str, Any]]:
-        """Recorded outcomes, oldest first, as documented in results.py. `since` as in `parse_since`."""
-        query = "SELECT outcome FROM outcomes WHERE recorded >= ? ORDER BY id"
-        for (text,) in self._execute(query, (parse_since(since),)):
-            yield json.loads(text)
+    def outcomes(self, since: str | None = None, item: str | None = None) -> Iterator[dict[str, Any]]:
+        """Recorded outcomes, oldest first, as documented in results.py, one at a time: memory does not grow with their
+        number. `since` as in `parse_since`; `item`: a name, or a pattern such as "ward-2-*"."""
+        return self._entries(parse_since(since), item, "JOIN items AS i ON i.entry = e.number")
+
+    def history(self, since: str | None = None, item: str | None = None) -> Iterator[dict[str, Any]]:
+        """Like `outcomes`, with the errors that later outcomes came in the place of."""
+        return self._entries(parse_since(since), item, "")
+
+    def _entries(self, since: str, item: str | None, join: str) -> Iterator[dict[str, Any]]:
+        if self.version == 1:
+            query = "SELECT id, '', outcome FROM outcomes WHERE recorded >= ? ORDER BY id"
+        else:
+            query = f"SELECT number, hash, content FROM entries AS e {join} WHERE kind='outcome' AND recorded >= ?"
+            query += " ORDER BY number"
+        for number, found, content in self._rows(query, since):
+            try:
+                plain = json.loads(content)
+                name = plain["item"]
+            except (ValueError, TypeError, KeyError) as error:
+                hint = f"edge-runtime journal {self.path} --verify"
+                raise JournalError(f"{self.path}: entry {number} is no outcome as recorded", hint=hint) from error
+            if item is None or name == item or _matches(name, item):
+                yield plain | ({"entry": number, "entry_hash": found} if found else {})
+
+    def head(self) -> Head:
+        """The last entry's number and hash."""
+        found = None
+        if self.version > 1:
+            found = next(self._rows("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"), None)
+        return Head(*(found or (0, GENESIS)))
 
     def __len__(self) -> int:
-        (count,) = self._execute("SELECT count(*) FROM outcomes", ()).fetchone()
+        (count,) = next(self._rows(f"SELECT count(*) FROM {'items' if self.version > 1 else 'outcomes'}"))
         return int(count)
 
-    def _execute(self, query: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+    def _rows(self, query: str, *values: Any) -> Iterator[Any]:
+        """The rows one at a time, errors in words: damage in the middle of a file shows when it is reached."""
         try:
-            return self._db.execute(query, values)
+            yield from self._db.execute(query, values)
         except self._sqlite_error as error:
-            raise JournalError(f"{self.path}: {error}") from error
+            raise in_words(self.path, error) from error
 
     def close(self) -> None:
         self._db.close()
@@ -182,6 +170,20 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _matches(name: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, pattern)
+
+
+def _seconds(when: str) -> float:
+    """0 for what is no time: a note about the clock is not worth an error."""
+    try:
+        return datetime.fromisoformat(when).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def parse_since(text: str | None) -> str:

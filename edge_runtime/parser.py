@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge_runtime import __version__
 from edge_runtime.compress_options import add_compress
+from edge_runtime.journal_verbs import add_journal
 from edge_runtime.meter_options import add_meter, add_pace
 
 Verb = Callable[[argparse.Namespace], int]
@@ -117,10 +118,7 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     add_meter(one)
     add_pace(one)
 
-    one = verb("journal", "print what was recorded")
-    one.add_argument("journal", metavar="FILE")
-    one.add_argument("--since", help="today, yesterday, 7d, 12h, or a date such as 2026-11-30")
-    one.add_argument("--csv", action="store_true", help="CSV with a header line")
+    add_journal(verb("journal", "print what was recorded, or prove that nothing of it was changed"))
 
     one = verb("pack", "make a bundle from a folder with a bundle.json, its models and a card")
     one.add_argument("folder")

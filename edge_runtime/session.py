@@ -6,13 +6,16 @@ The parent reads the bundle's header only; the child reads the model, the images
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.choice import choose
+from edge_runtime.digest import sha256
 from edge_runtime.engine import check_threads
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
 from edge_runtime.guard import Child, Limits
@@ -40,6 +43,7 @@ class Session:
         self.refused: list[str] = []
         self._child: Child | None = None
         self._version = ""
+        self._device_digest = sha256(json.dumps(asdict(device), sort_keys=True).encode()).hexdigest()
         self._open(plan.demand())
 
     def _open(self, candidates: Sequence[Candidate]) -> None:
@@ -58,12 +62,13 @@ class Session:
         raise EngineError(f"{self.bundle.path}: {'; '.join(self.refused)}", hint="edge-runtime doctor") from last
 
     def _start(self) -> None:
+        self._threads = self.threads or self.candidate.threads or self._usual_threads()
         spec = {
             "bundle": str(self.bundle.path.resolve()),
             "digest": self.bundle.digest,
             "variant": self.candidate.variant,
             "engine": self.candidate.engine,
-            "threads": self.threads or self.candidate.threads or self._usual_threads(),
+            "threads": self._threads,
             "predicted_bytes": self.candidate.cost.ram_bytes,
             "roomy": is_roomy(self.candidate.cost.ram_bytes, self.device),
         }
@@ -90,6 +95,10 @@ class Session:
             one.engine,
             self._version,
             self.device.name,
+            self.bundle.variant(one.variant).sha256,
+            self._threads,
+            self.device.budget.ram_bytes,
+            self._device_digest,
         )
 
     @property

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import edge_runtime
-from edge_runtime.cli import CSV_FIELDS, main
+from edge_runtime.cli import main
+from edge_runtime.journal_export import CSV_FIELDS
 from tests.conftest import picture
 
 
