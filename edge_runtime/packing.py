@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle import Bundle, Decoded, load_bundle, pack
+from edge_runtime.bundle import Bundle, Decoded, pack, read_bundle
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.guard import Limits
@@ -67,7 +67,7 @@ def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle
         raise BundleError(f"{out}: {error.strerror}") from error
     finally:
         trial.unlink(missing_ok=True)
-    return load_bundle(out)
+    return read_bundle(out)
 
 
 def load_description(path: Path) -> Bundle:
