@@ -19,6 +19,7 @@ from edge_runtime.cores import allowed_cores
 from edge_runtime.engine import EngineOptions, find_engine
 from edge_runtime.errors import EngineError, InputError
 from edge_runtime.items import Item, ItemDigest
+from edge_runtime.outside import refuse_outside
 from edge_runtime.task import Answer, Feed, Task, find_task
 from edge_runtime.task.pictures import DECODING
 from edge_runtime.tensors import dequantize, quantize
@@ -127,7 +128,10 @@ def load_variant(spec: dict[str, Any]) -> Loaded:
     variant = bundle.variant(spec["variant"])
     engine = find_engine(spec["engine"])
     task = find_task(bundle, decode_ahead=roomy and allowed_cores() > 1)
-    program = engine.load(bundle.read(variant.file), EngineOptions(spec["threads"]))
+    content = bundle.read(variant.file)
+    refuse_outside(content, variant.format, f"{bundle.path}: {variant.name}")
+    program = engine.load(content, EngineOptions(spec["threads"]))
+    del content
     found, wanted = [(one.inputs, one.outputs) for one in (program, variant)]
     if [_shapes(one) for one in found] != [_shapes(one) for one in wanted]:
         raise EngineError(
