@@ -69,10 +69,18 @@ def _outside_onnx(content: bytes) -> str | None:
             if kind == _BYTES and number in leads:
                 todo.append((leads[number], at, value))
             elif message == _TENSOR and kind == _BYTES and number == _EXTERNAL_DATA:
-                return repr(bytes(view[at : min(value, at + 80)]).decode("ascii", "replace"))
+                return _entry(view, at, value)
             elif message == _TENSOR and kind == _VARINT and number == _DATA_LOCATION and value:
                 return "by its data_location"
     return None
+
+
+def _entry(view: memoryview, start: int, end: int) -> str:
+    """The value of a key-value pair, for the message."""
+    for number, kind, at, value in _fields(view, start, end):
+        if kind == _BYTES and number == 2:
+            return repr(bytes(view[at : min(value, at + 80)]).decode("ascii", "replace"))
+    return "without a place"
 
 
 def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -81,6 +89,8 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
     while at < end:
         key, at = _varint(view, at, end)
         number, kind = key >> 3, key & 7
+        if not number:
+            raise ValueError("field number 0")
         value = 0
         if kind == _VARINT:
             value, at = _varint(view, at, end)
@@ -98,8 +108,6 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
                 raise ValueError("a number that is cut off")
         else:
             raise ValueError(f"wire type {kind}")
-        if not number:
-            raise ValueError("field number 0")
         yield number, kind, at, value
 
 
