@@ -1,11 +1,13 @@
 """The bundle, `.edge`: one file with a task, a card and several variants of a model.
 
     bytes 0-7      the letters EDGEBNDL
-    bytes 8-11     format version, 1 or 2      (unsigned, little-endian, as is the next; 2: a file in it is coded)
+    bytes 8-11     format version, 1 to 3      (unsigned, little-endian, as is the next; 2: a file in it is coded;
+                                                3: it is signed, and a file may be coded)
     bytes 12-15    length N of the header      (at most 1 MiB: it is parsed whole, on a device with little memory)
     bytes 16-47    SHA-256 of the header       (also the bundle's digest: the header binds every other byte)
     N bytes        the header: JSON, UTF-8, keys sorted, no repeated keys, finite numbers
-    then           the files, each at the next multiple of 64 (so that one can be mapped), zeros between, nothing behind
+    then           the files, each at the next multiple of 64 (so that one can be mapped), zeros between
+    then           in version 3 the signatures, at the next multiple of 64 (signatures.py); and nothing behind
 
     header = {name, version, task{kind, ...}, labels[], preprocessing{}, files[], variants[]}
     files[] = {name, size, sha256}, in the order in which they lie (at most 64, so that reading a header stays cheap).
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -34,6 +36,7 @@ from edge_runtime.bundle_header import (
     FIXED,
     MAX_HEADER_BYTES,
     NAME,
+    SIGNED_VERSION,
     VERSION,
     Checker,
     aligned,
@@ -45,6 +48,7 @@ from edge_runtime.bundle_header import File as File
 from edge_runtime.bundle_header import Variant as Variant
 from edge_runtime.digest import sha256
 from edge_runtime.errors import BundleError
+from edge_runtime.signatures import Signature, parse, trailer
 
 
 class Bundle(NamedTuple):
@@ -60,6 +64,13 @@ class Bundle(NamedTuple):
     preprocessing: Mapping[str, Any]
     files: tuple[File, ...]
     variants: tuple[Variant, ...]
+    signatures: tuple[Signature, ...] = ()
+
+    @property
+    def content_bytes(self) -> int:
+        """The size without signatures."""
+        last = self.files[-1]
+        return last.offset + last.size
 
     def variant(self, name: str) -> Variant:
         for one in self.variants:
@@ -125,9 +136,10 @@ class Bundle(NamedTuple):
             stream.seek(0)
             length = FIXED.unpack(stream.read(FIXED.size))[2]
             ends = [FIXED.size + length, *(one.offset + one.size for one in self.files)]
-            for end, after in zip(ends, self.files, strict=False):
+            starts = [*(one.offset for one in self.files), *([aligned(self.content_bytes)] if self.signatures else [])]
+            for end, start in zip(ends, starts, strict=False):
                 stream.seek(end)
-                if any(stream.read(after.offset - end)):
+                if any(stream.read(start - end)):
                     raise BundleError(f"{self.path}: found bytes between the files, wanted zeros")
 
     def to_json(self) -> dict[str, Any]:
@@ -154,6 +166,7 @@ class Bundle(NamedTuple):
             "version": self.version,
             "size": self.size,
             "digest": self.digest,
+            "signed_by": [one.key_id for one in self.signatures],
             "task": dict(self.task),
             "labels": list(self.labels),
             "preprocessing": dict(self.preprocessing),
@@ -165,30 +178,57 @@ class Bundle(NamedTuple):
 
 
 def find_bundle(name: str | os.PathLike[str]) -> Path:
-    """A path as it is; a bare name such as "malaria" is a bundle that came with the package."""
+    """A path as it is; a bare name such as "malaria" is an installed bundle (see store.py), else one that came with the
+    package. Raises StoreError where the store cannot be read."""
     path = Path(name)
-    if path.is_file() or path.suffix or len(path.parts) != 1 or not NAME.fullmatch(str(name)):
+    if path.is_file() or path.suffix == ".edge" or len(path.parts) != 1 or not NAME.fullmatch(str(name)):
         return path
+    from edge_runtime.shelf import installed_bundle  # a path needs none of it
+
+    return installed_bundle(str(name)) or shipped_bundle(str(name)) or path
+
+
+def shipped_bundle(name: str) -> Path | None:
     here = Path(__file__).resolve().parent
-    for shipped in (here / "models" / f"{name}.edge", here.parent / "models" / str(name) / f"{name}.edge"):
+    for shipped in (here / "models" / f"{name}.edge", here.parent / "models" / name / f"{name}.edge"):
         if shipped.exists():
             return shipped
-    return path
+    return None
 
 
 def load_bundle(name: str | os.PathLike[str]) -> Bundle:
-    """Read and check a bundle's header. Raises BundleError saying what was found and what was wanted."""
-    path = find_bundle(name)
+    """Read and check a bundle's header. Raises BundleError saying what was found and what was wanted; TrustError where
+    this device accepts given keys only, and the bundle is not signed by one (see trust.py)."""
+    bundle = read_bundle(find_bundle(name))
+    demand(bundle)
+    return bundle
+
+
+def demand(bundle: Bundle) -> None:
+    """Raises TrustError where this device accepts given keys only, and the bundle is not signed by one."""
+    from edge_runtime.trust import demand as demand_of_device
+
+    demand_of_device(str(bundle.path), bundle.digest, bundle.name, bundle.version, bundle.signatures)
+
+
+def read_bundle(path: Path) -> Bundle:
+    """As load_bundle, of a file and whoever signed it: to look at a bundle, and for a child that is told the digest of
+    one that was accepted."""
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            header = read_header(path, stream.read(FIXED.size), size, stream.read)
+            digest, length, version, plain = read_header(path, stream.read(FIXED.size), size, stream.read)
+            bundle = Bundle(*Checker(path, version).bundle(plain, digest, FIXED.size + length, size))
+            if version != SIGNED_VERSION:
+                return bundle
+            stream.seek(aligned(bundle.content_bytes))
+            return bundle._replace(signatures=parse(stream.read()))
     except OSError as error:
         raise BundleError(
             f"{path}: {error.strerror or error}", hint="give the path of a .edge file, or malaria for the shipped one"
         ) from error
-    digest, length, version, plain = header
-    return Bundle(*Checker(path, version).bundle(plain, digest, FIXED.size + length, size))
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}", hint="copy the bundle again from its source") from error
 
 
 # ---------------------------------------------------------------- writing
@@ -217,15 +257,43 @@ def pack(
         raise BundleError(f"{out}: the header cannot be written: {error}") from error
     if len(text) > MAX_HEADER_BYTES:
         raise BundleError(f"{out}: found a header of {len(text)} bytes, wanted at most {MAX_HEADER_BYTES}")
+
+    def content(stream: BinaryIO) -> None:
+        stream.write(FIXED.pack(MAGIC, version, len(text), sha256(text).digest()) + text)
+        for _, content in sorted(files.items()):
+            stream.write(bytes(aligned(stream.tell()) - stream.tell()) + content)
+
+    return _write(out, content)
+
+
+def write_signed(bundle: Bundle, signatures: Iterable[Signature], out: Path) -> Bundle:
+    """The same bundle with these signatures in place of those it had; `out` may be its own path. Whether they are good
+    is not checked here (trust.py). Raises BundleError."""
+
+    def content(stream: BinaryIO) -> None:
+        with bundle.path.open("rb") as source:
+            magic, _, length, digest = FIXED.unpack(source.read(FIXED.size))
+            stream.write(FIXED.pack(magic, SIGNED_VERSION, length, digest))
+            left = bundle.content_bytes - FIXED.size
+            while left and (part := source.read(min(left, 1 << 20))):
+                stream.write(part)
+                left -= len(part)
+        stream.write(bytes(aligned(stream.tell()) - stream.tell()) + trailer(signatures))
+
+    made = _write(out, content)
+    if made.digest != bundle.digest:
+        raise BundleError(f"{bundle.path}: it was changed while it was signed", hint="run the command again")
+    return made
+
+
+def _write(out: Path, content: Callable[[BinaryIO], None]) -> Bundle:
     partial = out.with_name(f".{out.name}.partial")
     try:
         with partial.open("wb") as stream:
-            stream.write(FIXED.pack(MAGIC, version, len(text), sha256(text).digest()) + text)
-            for _, content in sorted(files.items()):
-                stream.write(bytes(aligned(stream.tell()) - stream.tell()) + content)
+            content(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        load_bundle(partial).verify()
+        read_bundle(partial).verify()
         partial.replace(out)
     except BundleError as error:
         raise BundleError(error.message.replace(str(partial), str(out)), hint=error.hint) from error
@@ -233,4 +301,4 @@ def pack(
         raise BundleError(f"{out}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
-    return load_bundle(out)
+    return read_bundle(out)

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, NoReturn
 from edge_runtime.budget import Cost
 from edge_runtime.digest import sha256
 from edge_runtime.errors import BundleError
+from edge_runtime.signatures import SIZES as SIGNATURE_SIZES
 from edge_runtime.tensors import DTYPES, TensorSpec
 
 MAGIC = b"EDGEBNDL"
-VERSION, CODED_VERSION = 1, 2
+VERSION, CODED_VERSION, SIGNED_VERSION = 1, 2, 3
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILES = 64
 MAX_FILE_BYTES = 4 << 30
@@ -74,9 +75,9 @@ def read_header(path: Path, fixed: bytes, size: int, read: Any) -> tuple[str, in
     if len(fixed) < FIXED.size or fixed[:8] != MAGIC:
         raise BundleError(f"{path}: found {fixed[:8]!r} at the start, wanted an .edge bundle ({MAGIC!r})")
     _, version, length, digest = FIXED.unpack(fixed)
-    if version not in (VERSION, CODED_VERSION):
-        hint = "install a newer edge-runtime" if version > CODED_VERSION else None
-        wanted = f"{VERSION} and {CODED_VERSION}"
+    if not VERSION <= version <= SIGNED_VERSION:
+        hint = "install a newer edge-runtime" if version > SIGNED_VERSION else None
+        wanted = f"{VERSION} to {SIGNED_VERSION}"
         raise BundleError(f"{path}: found bundle format {version}, this version reads {wanted}", hint=hint)
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - FIXED.size):
         raise BundleError(
@@ -148,7 +149,7 @@ class Checker:
         end = start
         for number, one in enumerate(plain):
             where = f"files[{number}]."
-            may = {"coded"} if self.version == CODED_VERSION else set()
+            may = {"coded"} if self.version >= CODED_VERSION else set()
             if not isinstance(one, dict) or set(one) - may != {"name", "size", "sha256"}:
                 self.fail(where[:-1], one, "an object of name, size, sha256")
             name, length = self.get(one, "name", str, where), self.get(one, "size", int, where)
@@ -169,7 +170,9 @@ class Checker:
             self.fail("format version", self.version, f"{VERSION}: no file in it is coded")
         if len({one.name for one in made}) != len(made):
             self.fail("files", [one.name for one in made], "names of their own")
-        if end != size:
+        signed = self.version == SIGNED_VERSION
+        if (size - aligned(end) not in SIGNATURE_SIZES) if signed else (end != size):
+            end = aligned(end) + SIGNATURE_SIZES[0] if signed else end
             raise BundleError(
                 f"{self.path}: found {size} bytes, the header describes {end}: truncated, or something stands behind",
                 hint="copy the bundle again from its source",

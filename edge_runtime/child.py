@@ -18,6 +18,7 @@ from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from edge_runtime.errors import EdgeError
+from edge_runtime.sandbox import shut_network
 
 if TYPE_CHECKING:
     import mmap
@@ -203,6 +204,7 @@ def child_main(target: str, lifeline: int = -1, to_child: int = -1, to_parent: i
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     into, out = (Shared(fd) if fd >= 0 else None for fd in (to_child, to_parent))
+    shut_network()
     first = read_frame(requests.read)
     if first is None:
         return

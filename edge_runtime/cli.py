@@ -146,14 +146,17 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from edge_runtime.bundle import load_bundle
+    from edge_runtime.bundle import find_bundle, read_bundle
     from edge_runtime.task import find_task
+    from edge_runtime.trust_verbs import said_of
     from edge_runtime.units import format_bytes
 
     if arguments.card and arguments.json:
         raise UsageError("--card prints Markdown and --json JSON: give one of them")
-    bundle = load_bundle(arguments.bundle)
+    bundle = read_bundle(find_bundle(arguments.bundle))  # also one that this device would refuse: to see why
     bundle.verify()
+    trust = said_of(arguments.bundle, bundle)
+    code = 0 if trust["good"] else 1
     task = find_task(bundle)
     for one in bundle.variants:
         task.check(one.inputs, one.outputs)
@@ -161,10 +164,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
         sys.stdout.write(bundle.read(bundle.file("card.md")).decode(errors="replace"))
         return 0
     if arguments.json:
-        _print(bundle.to_json())
-        return 0
+        _print(bundle.to_json() | {key: trust[key] for key in ("origin", "signatures", "refused_here")})
+        return code
     print(f"{bundle.path}: {bundle.name} {bundle.version}, task {bundle.task['kind']}, {format_bytes(bundle.size)}")
-    print(f"digest {bundle.digest}; every file matches its digest; not signed")
+    print(f"digest {bundle.digest}; every file matches its digest")
+    print("; ".join(trust["text"]))
     if bundle.labels:
         print(f"labels {', '.join(bundle.labels[:20])}{' ...' if len(bundle.labels) > 20 else ''}")
     for one in bundle.variants:
@@ -178,7 +182,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
             print(f"  {key} = {value}")
         for key, cost in one.costs.items():
             print(f"  cost on {key}: {format_bytes(cost.ram_bytes)} RAM ({cost.basis}: {cost.where})")
-    return 0
+    return code
 
 
 def _fit(arguments: argparse.Namespace) -> int:
@@ -226,6 +230,24 @@ def _compress(arguments: argparse.Namespace) -> int:
     from edge_runtime.compress_options import compress
 
     return compress(arguments, _say)
+
+
+def _store(arguments: argparse.Namespace) -> int:
+    from edge_runtime.store_verbs import store
+
+    return store(arguments)
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from edge_runtime.trust_verbs import keys
+
+    return keys(arguments)
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    from edge_runtime.trust_verbs import sign
+
+    return sign(arguments)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -393,6 +415,9 @@ VERBS = {
     "loop": _loop,
     "journal": _journal,
     "pack": _pack,
+    "store": _store,
+    "keys": _keys,
+    "sign": _sign,
     "compress": _compress,
     "phantom": _phantom,
 }

@@ -16,12 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime import sandbox
 from edge_runtime.bundle import load_bundle
 from edge_runtime.disk import DiskSpeed, measure_disk
 from edge_runtime.engine import ENGINES, probe
 from edge_runtime.errors import UsageError
 from edge_runtime.facts import CoreGroup, clock_facts, core_groups, int8_meaning
 from edge_runtime.guard import Limits
+from edge_runtime.keys import library
 from edge_runtime.micro.measure import calibrate
 from edge_runtime.power import detect_meter
 from edge_runtime.probe import home, read_machine
@@ -29,6 +31,7 @@ from edge_runtime.profile import THIS_DEVICE, Measured, Source, load_profile
 from edge_runtime.profile_file import slug
 from edge_runtime.sensors import read_state
 from edge_runtime.session import open_session
+from edge_runtime.trust import accepted_keys
 from edge_runtime.units import format_bytes, format_ms
 
 if TYPE_CHECKING:
@@ -77,6 +80,8 @@ def examine(device: str = "this-device", folder: Path | None = None) -> dict[str
         "power_meter": detect_meter(),
         "battery_mah": machine.battery_mah,
         "engines": _engines(),
+        "network": sandbox.examine(),
+        "signatures": library(),
     }
     return found | {"text": _lines(found, groups, disk)}
 
@@ -114,11 +119,22 @@ def _lines(found: dict[str, Any], groups: tuple[CoreGroup, ...], disk: DiskSpeed
         f"heat      {'not told by this system' if heat is None else f'{heat:.0f} degrees Celsius'}; "
         f"throttling {'not told by this system' if throttled is None else ' '.join(throttled) or 'none'}",
         f"meter     {meter}",
+        f"network   {found['network']['text']}",
+        f"trust     {_trust(found['signatures'])}",
         *(
             f"engine    {one['engine']}: {one['version'] if one['works'] else 'no: ' + str(one['reason'])}"
             for one in found["engines"]
         ),
     ]
+
+
+def _trust(library: str | None) -> str:
+    checks = f"signatures are checked by {library}" if library else "no library here that checks signatures"
+    keys = accepted_keys()
+    if keys is None:
+        return f"bundles need no signature; {checks}"
+    who = ", ".join(map(str, keys)) or "nobody"
+    return f"bundles must be signed by {who}; {checks}{'' if library else ': every bundle is refused'}"
 
 
 def _group(one: CoreGroup) -> str:

@@ -5,6 +5,8 @@ EdgeError                exit 1: something asked for cannot be done
 |- BudgetError           exit 3: it does not fit the device, or outgrew its limit while running
 |- ProfileError          exit 1: a device profile is not valid
 |- BundleError           exit 1: a bundle is damaged, tampered with or too new
+|  `- TrustError         exit 1: a bundle is not signed as this device demands, or a key is not what it should be
+|- StoreError            exit 1: the store of installed bundles cannot do that
 |- EngineError           exit 1: an engine is missing, dies, or refuses a model
 |- InputError            exit 1: an image, slide or tensor is not what the model takes
 |- MeterError            exit 1: a power meter is missing, may not be read, or gives no sense
@@ -57,6 +59,14 @@ class ProfileError(EdgeError):
 
 
 class BundleError(EdgeError):
+    pass
+
+
+class TrustError(BundleError):
+    pass
+
+
+class StoreError(EdgeError):
     pass
 
 

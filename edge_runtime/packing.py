@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle import Bundle, Decoded, load_bundle, pack
+from edge_runtime.bundle import Bundle, Decoded, pack, read_bundle
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.guard import Limits
+from edge_runtime.outside import refuse_outside
 from edge_runtime.program import GuardedProgram
 from edge_runtime.task import find_task
 
@@ -44,6 +45,7 @@ def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle
         path = _inside(folder, one["file"])
         if path.name not in files:
             files[path.name] = path.read_bytes()
+            refuse_outside(files[path.name], one["format"], str(path))
             if path.name in to_code:
                 if encode is None:
                     raise BundleError(f"{folder}: {path.name}: found a coding, and nothing here that encodes")
@@ -67,7 +69,7 @@ def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle
         raise BundleError(f"{out}: {error.strerror}") from error
     finally:
         trial.unlink(missing_ok=True)
-    return load_bundle(out)
+    return read_bundle(out)
 
 
 def load_description(path: Path) -> Bundle:

@@ -10,6 +10,8 @@ from edge_runtime import __version__
 from edge_runtime.compress_options import add_compress
 from edge_runtime.journal_verbs import add_journal
 from edge_runtime.meter_options import add_meter, add_pace
+from edge_runtime.store_verbs import add_store
+from edge_runtime.trust_verbs import add_keys, add_sign
 
 Verb = Callable[[argparse.Namespace], int]
 SLIDE_NAME_HELP = (
@@ -124,6 +126,10 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     one.add_argument("folder")
     one.add_argument("-o", "--output", required=True, metavar="FILE.edge")
 
+    add_store(verb("store", "installed bundles, under the device's storage budget"))
+    add_keys(verb("keys", "the keys that sign bundles, and those that this device accepts"))
+    add_sign(verb("sign", "sign a bundle, for devices that accept given keys only; for the workstation"))
+
     one = verb("compress", "make a trained model smaller, by recipes, and judge what came out; for the workstation")
     add_compress(one)
 
@@ -136,7 +142,9 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
 
 
 def _bundle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", help="a .edge file, or malaria for the one that came with the package")
+    parser.add_argument(
+        "bundle", help="a .edge file, the name of an installed one, or malaria, which came with the package"
+    )
 
 
 def _device(parser: argparse.ArgumentParser) -> None:

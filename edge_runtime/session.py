@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle import demand, load_bundle
 from edge_runtime.choice import choose
 from edge_runtime.digest import sha256
 from edge_runtime.engine import check_threads
@@ -23,6 +23,7 @@ from edge_runtime.items import Item, printable
 from edge_runtime.planner import Candidate, Plan, is_roomy, plan, usual_threads
 from edge_runtime.profile import load_profile
 from edge_runtime.results import Origin, Outcome, Prediction
+from edge_runtime.shelf import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +45,12 @@ class Session:
         self._child: Child | None = None
         self._version = ""
         self._device_digest = sha256(json.dumps(asdict(device), sort_keys=True).encode()).hexdigest()
-        self._open(plan.demand())
+        self._held = hold(bundle.path)  # the store keeps what a session may have to read again
+        try:
+            self._open(plan.demand())
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, candidates: Sequence[Candidate]) -> None:
         """The first candidate whose engine starts; one that dies or refuses is recorded in `refused`."""
@@ -168,6 +174,9 @@ class Session:
         if self._child:
             self._child.close()
             self._child = None
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def __enter__(self) -> Session:
         return self
@@ -191,12 +200,13 @@ def open_session(
     `measure`: where several candidates fit, race them on this machine for some seconds and take the fastest (see
     choice.py); what was learned is remembered, and `notice` is told when it takes time. Left out: unless the
     environment has EDGE_RUNTIME_MEASURE=0. Close it, or use it in `with`. Raises BudgetError when nothing fits,
-    EngineError when nothing starts, BundleError.
+    EngineError when nothing starts, BundleError, TrustError (see trust.py).
     """
     if threads is not None:
         check_threads(threads)
     if isinstance(bundle, str | os.PathLike):
         bundle = load_bundle(bundle)
+    demand(bundle)  # one that the caller has packed or had read before a key was accepted
     if isinstance(device, str | os.PathLike):
         device = load_profile(device)
     # an engine that dies at its import is found when the child starts, so no probe's import is paid beforehand

@@ -120,8 +120,8 @@ def test_lying_headers_are_refused_in_words(plain: Any, said: str, tmp_path: Pat
 
 
 def test_a_newer_format_a_wrong_header_digest_an_enormous_header(tmp_path: Path):
-    with pytest.raises(BundleError, match="format 3, this version reads 1 and 2\n  try: install a newer"):
-        load_bundle(write(tmp_path / "b.edge", {}, version=3))
+    with pytest.raises(BundleError, match="format 4, this version reads 1 to 3\n  try: install a newer"):
+        load_bundle(write(tmp_path / "b.edge", {}, version=4))
     with pytest.raises(BundleError, match="header is damaged"):
         load_bundle(write(tmp_path / "b.edge", {}, digest=bytes(32)))
     (tmp_path / "b.edge").write_bytes(struct.pack("<8sII32s", MAGIC, 1, 1 << 31, bytes(32)))

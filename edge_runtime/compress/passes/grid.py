@@ -198,7 +198,7 @@ def _round_layer(layer: Layer, known: _Known, common: float, rate: float, follow
     matrix[old == 0] = 0
     step = np.float32(known.fine * common)
     levels = np.zeros_like(matrix)
-    factors = np.load(known.factors, mmap_mode="r")
+    factors = np.load(known.factors, mmap_mode="r", allow_pickle=False)
     trade = rate * float(step) ** 2 * _typical(factors)
     rows = len(matrix) // len(factors)
     for group in range(len(factors)):
