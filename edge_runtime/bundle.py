@@ -45,6 +45,7 @@ from edge_runtime.bundle_header import File as File
 from edge_runtime.bundle_header import Variant as Variant
 from edge_runtime.digest import sha256
 from edge_runtime.errors import BundleError
+from edge_runtime.regular import open_regular
 
 
 class Bundle(NamedTuple):
@@ -81,7 +82,7 @@ class Bundle(NamedTuple):
 
         Raises BundleError where they differ."""
         try:
-            with self.path.open("rb") as stream:
+            with open_regular(self.path) as stream:
                 if file.coded:
                     return self._decoded(stream, file, file.coded)
                 stream.seek(file.offset)
@@ -119,7 +120,13 @@ class Bundle(NamedTuple):
 
     def verify(self) -> None:
         """Check every file's digest, and that only zeros stand before and between them. Raises BundleError."""
-        with self.path.open("rb") as stream:
+        try:
+            self._verify()
+        except OSError as error:
+            raise BundleError(f"{self.path}: {error.strerror or error}") from error
+
+    def _verify(self) -> None:
+        with open_regular(self.path) as stream:
             for one in self.files:
                 self._check(stream, one)
             stream.seek(0)
@@ -180,7 +187,7 @@ def load_bundle(name: str | os.PathLike[str]) -> Bundle:
     """Read and check a bundle's header. Raises BundleError saying what was found and what was wanted."""
     path = find_bundle(name)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             header = read_header(path, stream.read(FIXED.size), size, stream.read)
     except OSError as error:

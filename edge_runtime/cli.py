@@ -364,7 +364,8 @@ def _csv(rows: Iterator[dict[str, Any]]) -> None:
 
 def _line(plain: dict[str, Any]) -> str:
     if plain["kind"] == "slides":
-        return f"{plain['verdict']}, {plain['cells']} cells, {plain['infected']} infected; {' '.join(plain['reasons'])}"
+        said = f"{plain.get('verdict')}, {plain.get('cells')} cells, {plain.get('infected')} infected"
+        return f"{said}; {' '.join(map(str, plain.get('reasons', ())))}"
     return ", ".join(f"{one['label']} {one['score']:.3f}" for one in plain.get("labels", ())[:3])
 
 

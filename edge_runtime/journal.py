@@ -83,7 +83,8 @@ class Journal:
         if not create and not self.path.exists():
             hint = "edge-runtime loop BUNDLE FOLDER --journal FILE"
             raise JournalError(f"{self.path}: found no journal there", hint=hint)
-        self._sqlite_error = sqlite3.Error
+        # what a damaged file is called in may not be UTF-8 either
+        self._sqlite_error = (sqlite3.Error, UnicodeDecodeError)
         connection = None
         try:
             connection = _connect(self.path, create)
@@ -91,7 +92,7 @@ class Journal:
                 connection.execute("PRAGMA journal_mode=wal")
                 connection.execute("PRAGMA synchronous=full")
             self._migrate(connection, create)
-        except sqlite3.Error as error:
+        except self._sqlite_error as error:
             if connection:
                 connection.close()
             raise JournalError(f"{self.path}: cannot be used as a journal: {error}") from error
@@ -159,14 +160,36 @@ class Journal:
         self._execute("UPDATE outcomes SET fingerprint=? WHERE item=? AND item_digest=?", (fingerprint, item, digest))
 
     def outcomes(self, since: str | None = None) -> Iterator[dict[str, Any]]:
-        """Recorded outcomes, oldest first, as documented in results.py. `since` as in `parse_since`."""
-        query = "SELECT outcome FROM outcomes WHERE recorded >= ? ORDER BY id"
-        for (text,) in self._execute(query, (parse_since(since),)):
-            yield json.loads(text)
+        """Recorded outcomes, oldest first, as documented in results.py. `since` as in `parse_since`.
+
+        Raises JournalError where the file is damaged; of rows that are, after all others were given.
+        """
+        # as bytes: text that is not UTF-8 would end the whole query
+        query = "SELECT id, CAST(outcome AS BLOB) FROM outcomes WHERE recorded >= ? ORDER BY id"
+        damaged: list[str] = []
+        for number, content in self._rows(query, (parse_since(since),)):
+            try:
+                yield _outcome(content)
+            except (ValueError, RecursionError):
+                damaged.append(str(number))
+        if damaged:
+            rows = ", ".join(damaged[:10]) + (" ..." if len(damaged) > 10 else "")
+            raise JournalError(f"{self.path}: found {len(damaged)} damaged rows, wanted outcomes: {rows}")
 
     def __len__(self) -> int:
-        (count,) = self._execute("SELECT count(*) FROM outcomes", ()).fetchone()
-        return int(count)
+        return sum(int(count) for (count,) in self._rows("SELECT count(*) FROM outcomes", ()))
+
+    def _rows(self, query: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        """Damage may show at any row."""
+        found = self._execute(query, values)
+        while True:
+            try:
+                row = found.fetchone()
+            except self._sqlite_error as error:
+                raise JournalError(f"{self.path}: {error}") from error
+            if row is None:
+                return
+            yield row
 
     def _execute(self, query: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         try:
@@ -182,6 +205,20 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _outcome(content: object) -> dict[str, Any]:
+    """Raises ValueError for what `add` did not write."""
+    plain = json.loads(content) if isinstance(content, bytes) else None
+    error = plain.get("error") if isinstance(plain, dict) else None
+    if (
+        not isinstance(plain, dict)
+        or not all(isinstance(plain.get(key), str) for key in ("item", "when"))
+        or not (error is None or (isinstance(error, dict) and isinstance(error.get("message"), str)))
+        or not (error or isinstance(plain.get("kind"), str))
+    ):
+        raise ValueError("not an outcome")
+    return plain
 
 
 def parse_since(text: str | None) -> str:
