@@ -48,6 +48,7 @@ from edge_runtime.bundle_header import File as File
 from edge_runtime.bundle_header import Variant as Variant
 from edge_runtime.digest import sha256
 from edge_runtime.errors import BundleError
+from edge_runtime.regular import open_regular
 from edge_runtime.signatures import Signature, parse, trailer
 
 
@@ -92,7 +93,7 @@ class Bundle(NamedTuple):
 
         Raises BundleError where they differ."""
         try:
-            with self.path.open("rb") as stream:
+            with open_regular(self.path) as stream:
                 if file.coded:
                     return self._decoded(stream, file, file.coded)
                 stream.seek(file.offset)
@@ -130,7 +131,13 @@ class Bundle(NamedTuple):
 
     def verify(self) -> None:
         """Check every file's digest, and that only zeros stand before and between them. Raises BundleError."""
-        with self.path.open("rb") as stream:
+        try:
+            self._verify()
+        except OSError as error:
+            raise BundleError(f"{self.path}: {error.strerror or error}") from error
+
+    def _verify(self) -> None:
+        with open_regular(self.path) as stream:
             for one in self.files:
                 self._check(stream, one)
             stream.seek(0)
@@ -215,7 +222,7 @@ def read_bundle(path: Path) -> Bundle:
     """As load_bundle, of a file and whoever signed it: to look at a bundle, and for a child that is told the digest of
     one that was accepted."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             digest, length, version, plain = read_header(path, stream.read(FIXED.size), size, stream.read)
             bundle = Bundle(*Checker(path, version).bundle(plain, digest, FIXED.size + length, size))

@@ -87,7 +87,13 @@ def read_header(path: Path, fixed: bytes, size: int, read: Any) -> tuple[str, in
     if sha256(text).digest() != digest:
         raise BundleError(f"{path}: the header is damaged or was changed: its SHA-256 does not match")
     try:
-        plain = json.loads(text.decode(), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        plain = json.loads(
+            text.decode(),
+            object_pairs_hook=_no_repeats,
+            parse_constant=_no_constant,
+            parse_int=_whole,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: the header is not JSON as wanted: {error}") from error
     if not isinstance(plain, dict):
@@ -104,6 +110,19 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"found {text}, wanted finite numbers")
+
+
+def _whole(text: str) -> int:
+    if len(text) > 19:  # nothing here counts beyond 64 bits, and larger ones become no float
+        raise ValueError(f"found a number of {len(text)} digits, wanted at most 18")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"found {text[:40]}, wanted finite numbers")
+    return number
 
 
 class Checker:

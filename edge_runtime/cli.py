@@ -261,6 +261,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace) -> Session:
     from edge_runtime.session import open_session
+    from edge_runtime.units import parse_ms
 
     session = open_session(
         arguments.bundle,
@@ -269,6 +270,7 @@ def _open(arguments: argparse.Namespace) -> Session:
         variant=arguments.variant,
         threads=arguments.threads,
         measure=False if arguments.no_measure else None,
+        time_limit_s=parse_ms(arguments.time_limit, "time limit") / 1e3,
         notice=_say,
     )
     for refused in session.refused:

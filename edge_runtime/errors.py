@@ -16,12 +16,20 @@ EdgeError                exit 1: something asked for cannot be done
 from __future__ import annotations
 
 
+def _escaped(text: str) -> str:
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
 class EdgeError(Exception):
-    """One clear message: what was found and what was wanted; `hint` is the next command to try."""
+    """One clear message: what was found and what was wanted; `hint` is the next command to try.
+
+    What was found may be anybody's bytes: control characters in it, which a terminal would obey, stand as escapes.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = _escaped(message)
         super().__init__(message)
         self.message = message
         self.hint = hint

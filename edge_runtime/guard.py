@@ -26,23 +26,32 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime import errors
 from edge_runtime.child import MEMORY_WORDS, Progress, Shared, read_frame, resident_bytes, write_frame
-from edge_runtime.errors import BudgetError, EdgeError, EngineError
+from edge_runtime.errors import BudgetError, EdgeError, EngineError, UsageError
 from edge_runtime.units import format_bytes
 
 if TYPE_CHECKING:
     from edge_runtime.tensors import Array
 
 POLL_S = 0.05
+# What users' models get for an answer, or for a slide's next image.
+TIME_LIMIT_S = 120.0
 _CHILD = (
     "import sys; sys.path.append({root!r}); from edge_runtime.child import child_main; "
     "child_main({target!r}, {lifeline}, {into}, {out})"
 )
 
 
+def check_time_limit(seconds: float) -> None:
+    """Raises UsageError for a limit that stops everything or nothing."""
+    if not 0.01 <= seconds <= 86_400:
+        raise UsageError(f"time limit: found {seconds:g} s, wanted 10 ms to 24 h")
+
+
 @dataclass(frozen=True)
 class Limits:
-    """`ram_bytes`: resident memory allowed to the child. `silence_s`: longest wait for a sign of life. `loads_later`:
-    the Handler loads models when it is asked to, so addresses that are only reserved stay allowed."""
+    """`ram_bytes`: resident memory allowed to the child. `silence_s`: longest wait for a sign of life: an answer or
+    progress, and not what an engine prints. `loads_later`: the Handler loads models when it is asked to, so addresses
+    that are only reserved stay allowed."""
 
     ram_bytes: int | None = None
     silence_s: float = 300.0
@@ -180,7 +189,6 @@ class Child:
         while len(self._ahead) < count:
             for key, _ in self._selector.select(POLL_S):
                 got = os.read(key.fd, 1 << 20 if key.fileobj is stdout else 65536)
-                self._signed_s = time.monotonic()
                 if key.fileobj is stderr:
                     self._stderr.append(got[-4096:])
                     if not got:
@@ -189,6 +197,7 @@ class Child:
                     return
                 else:
                     self._ahead += got
+                    self._signed_s = time.monotonic()
             self._watch()
 
     def _watch(self) -> None:
@@ -207,7 +216,10 @@ class Child:
         silent_s = now - self._signed_s
         if silent_s > self.limits.silence_s:
             self.close()
-            raise EngineError(f"the model gave no sign of life for {silent_s:.0f} s and was stopped")
+            raise EngineError(
+                f"the model gave no sign of life for {silent_s:.0f} s, the time limit, and was stopped",
+                hint="--time-limit (time_limit_s in Python), if it is only slow",
+            )
 
     def _breach(self) -> BudgetError:
         allowed, measured, predicted = self.limits.ram_bytes or 0, self.peak_bytes, self.predicted_bytes

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from edge_runtime.digest import blake2b, sha256
 from edge_runtime.errors import InputError, UsageError
+from edge_runtime.regular import open_regular
 
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 # A whole thin film read cell by cell is 5,000 to 20,000 images; far more than that is the wrong folder.
@@ -82,11 +83,13 @@ class Item(NamedTuple):
         for number, path in enumerate(images, 1):
             try:
                 # unbuffered: thousands of small files are the usual slide
-                with open(path, "rb", buffering=0) as stream:
+                with open_regular(path, buffering=0) as stream:
                     size = os.fstat(stream.fileno()).st_size
                     if not 0 < size <= MAX_BYTES:
                         raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
-                    content = stream.readall()
+                    content = stream.read(MAX_BYTES + 1)
+                    if len(content) > MAX_BYTES:  # it grew meanwhile
+                        raise InputError(f"{path}: found more than {MAX_BYTES} bytes, wanted an image of that at most")
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror}, wanted an image") from error
             if digest:

@@ -49,7 +49,8 @@ class Journal:
         if not create and not self.path.exists():
             hint = "edge-runtime loop BUNDLE FOLDER --journal FILE"
             raise JournalError(f"{self.path}: found no journal there", hint=hint)
-        self._sqlite_error = sqlite3.Error
+        # what a damaged file is called in may not be UTF-8 either
+        self._sqlite_error = (sqlite3.Error, UnicodeDecodeError)
         self._db, self.version = open_file(self.path, create)
 
     def knows(
@@ -121,7 +122,9 @@ class Journal:
 
     def outcomes(self, since: str | None = None, item: str | None = None) -> Iterator[dict[str, Any]]:
         """Recorded outcomes, oldest first, as documented in results.py, one at a time: memory does not grow with their
-        number. `since` as in `parse_since`; `item`: a name, or a pattern such as "ward-2-*"."""
+        number. `since` as in `parse_since`; `item`: a name, or a pattern such as "ward-2-*".
+
+        Raises JournalError where the file is damaged; for entries that are, after all others were given."""
         return self._entries(parse_since(since), item, "JOIN items AS i ON i.entry = e.number")
 
     def history(self, since: str | None = None, item: str | None = None) -> Iterator[dict[str, Any]]:
@@ -129,20 +132,27 @@ class Journal:
         return self._entries(parse_since(since), item, "")
 
     def _entries(self, since: str, item: str | None, join: str) -> Iterator[dict[str, Any]]:
+        # content as bytes: text that is not UTF-8 would end the whole query
         if self.version == 1:
-            query = "SELECT id, '', outcome FROM outcomes WHERE recorded >= ? ORDER BY id"
+            query = "SELECT id, '', CAST(outcome AS BLOB) FROM outcomes WHERE recorded >= ? ORDER BY id"
         else:
-            query = f"SELECT number, hash, content FROM entries AS e {join} WHERE kind='outcome' AND recorded >= ?"
-            query += " ORDER BY number"
+            query = "SELECT number, hash, CAST(content AS BLOB) FROM entries AS e"
+            query += f" {join} WHERE kind='outcome' AND recorded >= ? ORDER BY number"
+        damaged: list[str] = []
         for number, found, content in self._rows(query, since):
             try:
-                plain = json.loads(content)
-                name = plain["item"]
-            except (ValueError, TypeError, KeyError) as error:
-                hint = f"edge-runtime journal {self.path} --verify"
-                raise JournalError(f"{self.path}: entry {number} is no outcome as recorded", hint=hint) from error
-            if item is None or name == item or _matches(name, item):
+                plain = _outcome(content)
+            except (ValueError, RecursionError):
+                damaged.append(str(number))
+                continue
+            if item is None or plain["item"] == item or _matches(plain["item"], item):
                 yield plain | ({"entry": number, "entry_hash": found} if found else {})
+        if damaged:
+            rows = ", ".join(damaged[:10]) + (" ..." if len(damaged) > 10 else "")
+            raise JournalError(
+                f"{self.path}: {len(damaged)} entries are no outcomes as recorded: {rows}",
+                hint=f"edge-runtime journal {self.path} --verify",
+            )
 
     def head(self) -> Head:
         """The last entry's number and hash."""
@@ -170,6 +180,20 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _outcome(content: object) -> dict[str, Any]:
+    """Raises ValueError for what `add` did not write."""
+    plain = json.loads(content) if isinstance(content, bytes) else None
+    error = plain.get("error") if isinstance(plain, dict) else None
+    if (
+        not isinstance(plain, dict)
+        or not all(isinstance(plain.get(key), str) for key in ("item", "when"))
+        or not (error is None or (isinstance(error, dict) and isinstance(error.get("message"), str)))
+        or not (error or isinstance(plain.get("kind"), str))
+    ):
+        raise ValueError("not an outcome")
+    return plain
 
 
 def _matches(name: str, pattern: str) -> bool:

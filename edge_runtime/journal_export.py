@@ -51,7 +51,7 @@ def write_json(rows: Iterable[dict[str, Any]], out: TextIO) -> None:
 def as_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """A line an outcome, for a person."""
     for one in rows:
-        said = f"error: {one['error']['message']}" if one["error"] else _decided(one)
+        said = f"error: {one['error']['message']}" if one.get("error") else _decided(one)
         notes = ""
         if same := one.get("same_contents_as"):
             notes += f"  [the same images as {same['item']}, entry {same['entry']}]"
@@ -62,5 +62,6 @@ def as_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 def _decided(one: dict[str, Any]) -> str:
     if one["kind"] == "slides":
-        return f"{one['verdict']}, {one['cells']} cells, {one['infected']} infected; {' '.join(one['reasons'])}"
+        said = f"{one.get('verdict')}, {one.get('cells')} cells, {one.get('infected')} infected"
+        return f"{said}; {' '.join(map(str, one.get('reasons', ())))}"
     return ", ".join(f"{label['label']} {label['score']:.3f}" for label in one.get("labels", ())[:3])

@@ -112,7 +112,7 @@ def open_file(path: Path, create: bool) -> tuple[sqlite3.Connection, int]:
         if new:
             sync_folder(path.parent)
         return db, version
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         if db:
             db.close()
         raise in_words(path, error, "cannot be used as a journal: ") from error
@@ -242,9 +242,9 @@ def _fill(db: sqlite3.Connection, version: int) -> None:
 # ---------------------------------------------------------------- errors
 
 
-def in_words(path: Path, error: sqlite3.Error, about: str = "") -> JournalError:
+def in_words(path: Path, error: sqlite3.Error | UnicodeDecodeError, about: str = "") -> JournalError:
     """What SQLite says, as one clear error with the next command."""
-    name = getattr(error, "sqlite_errorname", "")
+    name = "SQLITE_CORRUPT" if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorname", "")
     said = f"{path}: {about}"
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _is_full(path)):
         return JournalError(

@@ -161,6 +161,12 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-measure", action="store_true", help="choose by rule, and not by a race of some seconds on this machine"
     )
+    parser.add_argument(
+        "--time-limit",
+        default="2min",
+        metavar="TIME",
+        help="give an item up when its next image takes the model longer (default: 2min)",
+    )
     parser.add_argument("--slide-name", metavar="REGEX", help=SLIDE_NAME_HELP)
 
 

@@ -43,6 +43,7 @@ class BundleServer:
         item = Item(meta["name"], tuple(Path(path) for path in meta["paths"]))
         start, clock = time.perf_counter(), _Clock()
         decoded_s = DECODING.seconds
+        self.program.reset()  # an answer depends on its item, and not on those before
         digest = ItemDigest()
         prediction = self.task.decide(self._answers(item, digest, progress, clock), details=meta["details"])
         whole_s, decode_s = time.perf_counter() - start, DECODING.seconds - decoded_s

@@ -18,7 +18,7 @@ from edge_runtime.choice import choose
 from edge_runtime.digest import sha256
 from edge_runtime.engine import check_threads
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
-from edge_runtime.guard import Child, Limits
+from edge_runtime.guard import TIME_LIMIT_S, Child, Limits, check_time_limit
 from edge_runtime.items import Item, printable
 from edge_runtime.planner import Candidate, Plan, is_roomy, plan, usual_threads
 from edge_runtime.profile import load_profile
@@ -38,8 +38,16 @@ _SERVE = "edge_runtime.server:serve_bundle"
 class Session:
     """Reads items. Not for several threads. After a breach the next item gets a fresh child."""
 
-    def __init__(self, bundle: Bundle, device: DeviceProfile, plan: Plan, threads: int | None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: DeviceProfile,
+        plan: Plan,
+        threads: int | None,
+        time_limit_s: float = TIME_LIMIT_S,
+    ) -> None:
         self.bundle, self.device, self.plan, self.threads = bundle, device, plan, threads
+        self.time_limit_s = time_limit_s
         self.candidate: Candidate
         self.refused: list[str] = []
         self._child: Child | None = None
@@ -78,7 +86,7 @@ class Session:
             "predicted_bytes": self.candidate.cost.ram_bytes,
             "roomy": is_roomy(self.candidate.cost.ram_bytes, self.device),
         }
-        child = Child(_SERVE, spec, Limits(self.device.budget.ram_bytes))
+        child = Child(_SERVE, spec, Limits(self.device.budget.ram_bytes, self.time_limit_s))
         try:
             self._version = child.ready()["engine_version"]
         except BaseException:
@@ -193,17 +201,20 @@ def open_session(
     variant: str | None = None,
     threads: int | None = None,
     measure: bool | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
     notice: Callable[[str], None] | None = None,
 ) -> Session:
     """Choose what fits (see `plan`), start it under the device's memory limit, and return it ready.
 
     `measure`: where several candidates fit, race them on this machine for some seconds and take the fastest (see
     choice.py); what was learned is remembered, and `notice` is told when it takes time. Left out: unless the
-    environment has EDGE_RUNTIME_MEASURE=0. Close it, or use it in `with`. Raises BudgetError when nothing fits,
-    EngineError when nothing starts, BundleError, TrustError (see trust.py).
+    environment has EDGE_RUNTIME_MEASURE=0. `time_limit_s`: an item whose next image takes longer is given up, with the
+    model's process; loading the model has the same limit. Close it, or use it in `with`. Raises BudgetError when
+    nothing fits, EngineError when nothing starts, BundleError, TrustError (see trust.py).
     """
     if threads is not None:
         check_threads(threads)
+    check_time_limit(time_limit_s)
     if isinstance(bundle, str | os.PathLike):
         bundle = load_bundle(bundle)
     demand(bundle)  # one that the caller has packed or had read before a key was accepted
@@ -215,4 +226,4 @@ def open_session(
         measure = os.environ.get("EDGE_RUNTIME_MEASURE") != "0"
     if measure:
         found = choose(bundle, device, found, threads=threads, notice=notice)
-    return Session(bundle, device, found, threads)
+    return Session(bundle, device, found, threads, time_limit_s)

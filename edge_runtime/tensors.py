@@ -6,7 +6,7 @@ numpy is imported inside the functions: reading a bundle's header must not load 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.errors import InputError
@@ -52,6 +52,17 @@ class TensorSpec(NamedTuple):
         return cls(str(plain["name"]), shape, str(plain["dtype"]), plain.get("scale"), plain.get("zero_point"))
 
 
+def distinct(names: Iterable[str], what: str) -> list[str]:
+    """Names by which tensors can be told apart: in real files some are blank or stand twice, and get their position."""
+    made: list[str] = []
+    for position, found in enumerate(names):
+        name = found or f"{what}{position}"
+        while name in made:
+            name = f"{name}#{position}"
+        made.append(name)
+    return made
+
+
 def quantize(real: Array, spec: TensorSpec) -> Array:
     """Real numbers to the integers of `spec`: rounded to nearest even, clipped to the dtype's range."""
     import numpy as np
@@ -78,7 +89,10 @@ def fit(array: object, spec: TensorSpec) -> Array:
     """
     import numpy as np
 
-    found = np.asarray(array)
+    try:
+        found = np.asarray(array)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"input {spec.name!r}: found {str(error)[:200]}, wanted {spec} as an array") from error
     if spec.dtype == "string":
         found = _strings(found, spec)
     elif spec.dtype in ("bfloat16", "complex64") or found.dtype.kind not in "fiub":
@@ -89,15 +103,25 @@ def fit(array: object, spec: TensorSpec) -> Array:
     same = len(found.shape) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found.shape, strict=True))
     if not same:
         raise InputError(f"input {spec.name!r}: found shape {list(found.shape)}, wanted {spec}")
-    return np.ascontiguousarray(found) if found.ndim else found
+    # of 0-d arrays numpy's functions make scalars, which engines do not take
+    return np.ascontiguousarray(found) if found.ndim else np.asarray(found)
 
 
 def _strings(found: Array, spec: TensorSpec) -> Array:
+    made = as_text(found)
+    if not all(isinstance(one, str) for one in made.ravel().tolist()):
+        raise InputError(f"input {spec.name!r}: found {found.dtype}, wanted strings")
+    return made
+
+
+def as_text(found: Array) -> Array:
+    """An array of bytes or strings as one of strings (dtype object): bytes that are not UTF-8 stand as surrogates, as
+    in Python's file names, and become the same bytes again. What is neither stays as it is."""
     import numpy as np
 
-    plain = [one.decode() if isinstance(one, bytes) else one for one in found.ravel().tolist()]
-    if not all(isinstance(one, str) for one in plain):
-        raise InputError(f"input {spec.name!r}: found {found.dtype}, wanted strings")
+    plain = [
+        one.decode("utf-8", "surrogateescape") if isinstance(one, bytes) else one for one in found.ravel().tolist()
+    ]
     made = np.empty(len(plain), object)
     made[:] = plain
     return made.reshape(found.shape)

@@ -26,9 +26,10 @@ MAX_THREADS = 64
 
 
 class EngineOptions(NamedTuple):
-    """`threads`: of one inference."""
+    """`threads`: of one inference. `signature`: which of a TFLite file's, by its name; None is the file's own order."""
 
     threads: int = 1
+    signature: str | None = None
 
 
 def check_threads(threads: int) -> None:
@@ -38,12 +39,22 @@ def check_threads(threads: int) -> None:
 
 
 class Program(Protocol):
-    """A loaded model. Arrays go in as `inputs` say (see tensors.fit) and come out as `outputs` say; batch first."""
+    """A loaded model. Arrays go in as `inputs` say (see tensors.fit) and come out as `outputs` say; batch first.
+
+    What comes out is a numpy array always (0-d for a scalar), strings in one of dtype object. Names are distinct and
+    not blank, whatever the file has. `labels` and `signatures` are () where the file has none.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...]
+    signatures: tuple[str, ...]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+
+    def reset(self) -> None:
+        """Forget what earlier runs left in the model: the next run is as the first."""
+        ...
 
     def close(self) -> None: ...
 

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.attached import read_labels
 from edge_runtime.errors import EngineError
-from edge_runtime.tensors import TensorSpec
+from edge_runtime.tensors import TensorSpec, as_text, distinct
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,50 +45,150 @@ def ram_bytes(model_bytes: int, arch: str) -> int:
 
 def load(model: bytes | str | Path, options: EngineOptions) -> LiteProgram:
     """Raises EngineError with the first line of the interpreter's own words."""
-    interpreter_class = _interpreter_class()
-    source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
     try:
-        interpreter = interpreter_class(**source, num_threads=options.threads)
-        interpreter.allocate_tensors()
-    except MemoryError:
+        return LiteProgram(model, options)
+    except (MemoryError, EngineError):
         raise
-    except Exception as error:
+    except Exception as error:  # damaged models raise RuntimeError, ValueError, UnicodeDecodeError and TypeError
         raise EngineError(f"{version()} refuses the model: {_first_line(error)}") from error
-    return LiteProgram(interpreter)
+
+
+# Operators that keep something between runs, or hide others that may.
+_KEEPERS = (
+    "RNN",
+    "LSTM",
+    "SVDF",
+    "VAR",
+    "TABLE",
+    "CALL",
+    "WHILE",
+    "IF",
+    "CUSTOM",
+    "RANDOM",
+    "MULTINOMIAL",
+    "STABLEHLO",
+)
 
 
 class LiteProgram:
-    def __init__(self, interpreter: Any) -> None:
-        self._interpreter = interpreter
-        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        self.inputs = _specs(inputs, "input")
-        self.outputs = _specs(outputs, "output")
-        self._in = {spec.name: one["index"] for spec, one in zip(self.inputs, inputs, strict=True)}
-        self._out = {spec.name: one["index"] for spec, one in zip(self.outputs, outputs, strict=True)}
-        self._shapes = {one["index"]: tuple(int(size) for size in one["shape"]) for one in inputs}
+    """An interpreter, or one signature of it, which may be another subgraph with names of its own."""
+
+    def __init__(self, model: bytes | str | Path, options: EngineOptions) -> None:
+        self._source: dict[str, Any] = (
+            {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
+        )
+        self._options = options
+        self._interpreter, self._runner = self._made()
+        self._in: list[Any]
+        self._out: list[Any]
+        signatures = self._interpreter.get_signature_list()
+        self.signatures = tuple(map(str, signatures))
+        self.labels = read_labels(model)
+        if self._runner:
+            inputs, outputs = self._runner.get_input_details(), self._runner.get_output_details()
+            ins, outs = list(inputs.values()), list(outputs.values())
+            self._in, self._out = list(inputs), list(outputs)
+        else:
+            ins, outs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+            self._in, self._out = [one["index"] for one in ins], [one["index"] for one in outs]
+        self.inputs = _specs(ins, "input", self._in if self._runner else None)
+        self.outputs = _specs(outs, "output", self._out if self._runner else None)
+        self._first_shapes = [tuple(int(size) for size in one["shape"]) for one in ins]
+        self._shapes = list(self._first_shapes)
+        self._keeps = _may_keep(self._interpreter)
+        self._used = self._failed = False
+
+    def _made(self) -> tuple[Any, Any]:
+        """The interpreter, and the runner of the signature that was asked for."""
+        interpreter = _interpreter_class()(**self._source, num_threads=self._options.threads)
+        interpreter.allocate_tensors()
+        wanted = self._options.signature
+        if wanted is None:
+            return interpreter, None
+        found = list(interpreter.get_signature_list())
+        if wanted not in found:
+            raise EngineError(f"found the signatures {', '.join(found) or 'none'} in the model, wanted {wanted!r}")
+        return interpreter, interpreter.get_signature_runner(wanted)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        interpreter = self._interpreter
         try:
-            resized = False
-            for name, array in feeds.items():
-                if self._shapes[self._in[name]] != array.shape:
-                    interpreter.resize_tensor_input(self._in[name], array.shape)
-                    self._shapes[self._in[name]] = array.shape
-                    resized = True
-            if resized:
-                interpreter.allocate_tensors()
-            for name, array in feeds.items():
-                interpreter.set_tensor(self._in[name], array)
-            interpreter.invoke()
-            return {name: interpreter.get_tensor(index) for name, index in self._out.items()}
+            if self._failed:  # after a failure an interpreter's tensors may be without memory
+                self._again()
+            self._used = self._failed = True
+            arrays = [_given(feeds[spec.name], spec) for spec in self.inputs]
+            found = self._run_signature(arrays) if self._runner else self._run_graph(arrays)
+            self._failed = False
         except MemoryError:
             raise
         except Exception as error:
             raise EngineError(f"{version()}: {_first_line(error)}") from error
+        return {spec.name: _plain(array, spec) for spec, array in zip(self.outputs, found, strict=True)}
+
+    def _run_graph(self, arrays: list[Array]) -> list[Any]:
+        interpreter = self._interpreter
+        resized = False
+        for place, array in enumerate(arrays):
+            if self._shapes[place] != array.shape:
+                interpreter.resize_tensor_input(self._in[place], array.shape)
+                self._shapes[place] = array.shape
+                resized = True
+        if resized:
+            interpreter.allocate_tensors()
+        for index, array in zip(self._in, arrays, strict=True):
+            interpreter.set_tensor(index, array)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in self._out]
+
+    def _run_signature(self, arrays: list[Array]) -> list[Any]:
+        found = self._runner(**dict(zip(self._in, arrays, strict=True)))
+        return [found[name] for name in self._out]
+
+    def reset(self) -> None:
+        """A fresh interpreter, where anything may have been kept: `reset_all_variables` forgets variable tensors, but
+        not what READ_VARIABLE and ASSIGN_VARIABLE share (ai_edge_litert 2.3)."""
+        if self._used and (self._keeps or self._failed):
+            try:
+                self._again()
+            except (MemoryError, EngineError):
+                raise
+            except Exception as error:
+                raise EngineError(f"{version()}: {_first_line(error)}") from error
+
+    def _again(self) -> None:
+        self._failed = True  # until there is another
+        self._interpreter = self._runner = None  # two of them do not fit where one was planned for
+        self._interpreter, self._runner = self._made()
+        self._shapes = list(self._first_shapes)
+        self._used = self._failed = False
 
     def close(self) -> None:
-        self._interpreter = None
+        self._interpreter = self._runner = None
+        self._source = {}
+
+
+def _may_keep(interpreter: Any) -> bool:
+    try:
+        names = [str(one["op_name"]) for one in interpreter._get_ops_details()]
+    except Exception:  # not a public function
+        return True
+    return any(word in name for name in names for word in _KEEPERS)
+
+
+def _given(array: Array, spec: TensorSpec) -> Array:
+    if spec.dtype != "string":
+        return array
+    import numpy as np
+
+    made = np.empty(array.size, object)
+    made[:] = [str(one).encode("utf-8", "surrogateescape") for one in array.ravel().tolist()]
+    return made.reshape(array.shape)
+
+
+def _plain(found: Any, spec: TensorSpec) -> Array:
+    import numpy as np
+
+    array = np.asarray(found)  # scalars come as numpy's scalars
+    return as_text(array) if spec.dtype == "string" else array
 
 
 def _interpreter_class() -> Any:
@@ -103,16 +204,12 @@ def _interpreter_class() -> Any:
     return Interpreter
 
 
-def _specs(details: list[dict[str, Any]], what: str) -> tuple[TensorSpec, ...]:
+def _specs(details: list[dict[str, Any]], what: str, called: list[str] | None = None) -> tuple[TensorSpec, ...]:
+    """`called`: the names that a signature gives them, where they are not the tensors' own."""
     import numpy as np
 
     specs: list[TensorSpec] = []
-    names: set[str] = set()
-    for position, one in enumerate(details):
-        # names may be blank or repeated in real files; then the position tells them apart
-        name = one["name"] or f"{what}{position}"
-        name = f"{name}#{position}" if name in names else name
-        names.add(name)
+    for name, one in zip(distinct(called or [one["name"] for one in details], what), details, strict=True):
         kind = np.dtype(one["dtype"])
         dtype = "string" if kind.kind in "OSU" else kind.name
         signature = one.get("shape_signature", one["shape"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import EngineError
-from edge_runtime.tensors import TensorSpec
+from edge_runtime.tensors import TensorSpec, distinct
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,11 @@ def load(model: bytes | str | Path, options: EngineOptions) -> OnnxProgram:
     settings.log_severity_level = 4
     # Threads that spin between two cells burn a battery for microseconds.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.signature is not None:
+        raise EngineError(f"found signature {options.signature!r}, and ONNX files have none: only TFLite files do")
+    if isinstance(model, bytes):
+        # Weights may be kept in other files: of a model without a place of its own, in any of the present folder.
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     source = model if isinstance(model, bytes) else str(model)
     try:
         return OnnxProgram(ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"]))
@@ -71,18 +76,26 @@ def load(model: bytes | str | Path, options: EngineOptions) -> OnnxProgram:
 
 
 class OnnxProgram:
+    labels: tuple[str, ...] = ()
+    signatures: tuple[str, ...] = ()
+
     def __init__(self, session: Any) -> None:
         self._session = session
-        self.inputs = tuple(_spec(one) for one in session.get_inputs())
-        self.outputs = tuple(_spec(one) for one in session.get_outputs())
-        self._names = [one.name for one in self.outputs]
+        self.inputs = _specs(session.get_inputs(), "input")
+        self.outputs = _specs(session.get_outputs(), "output")
+        self._names = [one.name for one in session.get_outputs()]  # the file's: one may stand twice
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
             found = self._session.run(self._names, dict(feeds))
+        except MemoryError:
+            raise
         except Exception as error:
             raise EngineError(f"onnxruntime: {_first_line(error)}") from error
-        return dict(zip(self._names, found, strict=True))
+        return {spec.name: array for spec, array in zip(self.outputs, found, strict=True)}
+
+    def reset(self) -> None:
+        """Nothing to do: an ONNX graph keeps nothing from one run to the next."""
 
     def close(self) -> None:
         self._session = None
@@ -99,12 +112,20 @@ def _module() -> Any:
     return onnxruntime
 
 
-def _spec(one: Any) -> TensorSpec:
+def _specs(found: list[Any], what: str) -> tuple[TensorSpec, ...]:
+    names = distinct([one.name for one in found], what)
+    return tuple(_spec(one, name, what) for one, name in zip(found, names, strict=True))
+
+
+def _spec(one: Any, name: str, what: str) -> TensorSpec:
     kind = one.type.removeprefix("tensor(").removesuffix(")")
     if kind not in _TYPES:
-        raise EngineError(f"tensor {one.name!r}: found type {one.type}, wanted a plain tensor")
+        holder = one.type.partition("(")[0]
+        wanted = {"seq": "a sequence", "map": "a map", "optional": "an optional"}.get(holder, "another type")
+        hint = "skl2onnx: options={'zipmap': False}" if "map(" in one.type else None
+        raise EngineError(f"{what} {name!r}: found {wanted}, {one.type}, wanted a plain tensor of numbers", hint=hint)
     shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in one.shape)
-    return TensorSpec(one.name, shape, _TYPES[kind])
+    return TensorSpec(name, shape, _TYPES[kind])
 
 
 def _first_line(error: Exception) -> str:
