@@ -73,6 +73,9 @@ def load(model: bytes | str | Path, options: EngineOptions) -> OnnxProgram:
 class OnnxProgram:
     def __init__(self, session: Any) -> None:
         self._session = session
+        # The session keeps the file's bytes, to begin again on other providers; there are none here.
+        session.disable_fallback()
+        session._model_bytes = None
         self.inputs = tuple(_spec(one) for one in session.get_inputs())
         self.outputs = tuple(_spec(one) for one in session.get_outputs())
         self._names = [one.name for one in self.outputs]
