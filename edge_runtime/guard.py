@@ -119,6 +119,11 @@ class Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def resident_bytes(self) -> int:
+        """What the child has in memory now; 0 when it is gone."""
+        return resident_bytes(self._process.pid) if self.alive else 0
+
     def close(self) -> None:
         """End the child; it holds nothing that must be saved."""
         if self._lifeline >= 0:

@@ -63,6 +63,7 @@ class Session:
         plan: Plan,
         threads: int | None,
         notice: Callable[[str], None] | None = None,
+        lean: bool = False,
     ) -> None:
         self.bundle, self.device, self.plan, self.threads = bundle, device, plan, threads
         self.candidate: Candidate
@@ -73,7 +74,7 @@ class Session:
         self._version = ""
         self._notice = notice or (lambda words: None)
         self._in_a_row = 0
-        self._told = False
+        self._told, self._lean = False, lean
         self._open(plan.demand())
 
     def _open(self, candidates: Sequence[Candidate]) -> None:
@@ -81,7 +82,7 @@ class Session:
         last: EdgeError | None = None
         for one in candidates:
             try:
-                self._usual = Way(one, not is_roomy(one.cost.ram_bytes, self.device))
+                self._usual = Way(one, self._lean or not is_roomy(one.cost.ram_bytes, self.device))
                 self._start(self._usual)
                 return
             except (EngineError, BudgetError) as error:
@@ -140,6 +141,11 @@ class Session:
     def peak_ram_bytes(self) -> int:
         """Peak resident memory of the child so far."""
         return self._child.peak_bytes if self._child else 0
+
+    @property
+    def resident_ram_bytes(self) -> int:
+        """Resident memory of the child now."""
+        return self._child.resident_bytes if self._child else 0
 
     def predict(
         self,
@@ -207,11 +213,14 @@ class Session:
         for way in (self._usual, *self._smaller()):
             try:
                 self._start(way)
-            except (BudgetError, EngineError) as error:
+            except BudgetError as error:
+                stopped.append(_stopped(way, error))
                 refused = refused or error
-                if isinstance(error, BudgetError):
-                    stopped.append(_stopped(way, error))
                 continue
+            except EdgeError as error:
+                if stopped and isinstance(error, EngineError):  # the engine of a smaller variant is not there
+                    continue
+                raise _NotStarted(error) from error
             try:
                 return self._running().call("predict", meta, progress=progress)[0]
             except BudgetError as error:
@@ -276,12 +285,14 @@ def open_session(
     threads: int | None = None,
     measure: bool | None = None,
     notice: Callable[[str], None] | None = None,
+    lean: bool = False,
 ) -> Session:
     """Choose what fits (see `plan`), start it under the device's memory limit, and return it ready.
 
     `measure`: where several candidates fit, race them on this machine for some seconds and take the fastest (see
     choice.py); what was learned is remembered. Left out: unless the environment has EDGE_RUNTIME_MEASURE=0. `notice` is
-    told when that takes time, and when an item is read a smaller way. Close it, or use it in `with`. Raises BudgetError
+    told when that takes time, and when an item is read a smaller way. `lean`: without batches and decoding ahead, even
+    where there is memory for them. Close it, or use it in `with`. Raises BudgetError
     when nothing fits, EngineError when nothing starts, BundleError.
     """
     if threads is not None:
@@ -296,4 +307,4 @@ def open_session(
         measure = os.environ.get("EDGE_RUNTIME_MEASURE") != "0"
     if measure:
         found = choose(bundle, device, found, threads=threads, notice=notice)
-    return Session(bundle, device, found, threads, notice)
+    return Session(bundle, device, found, threads, notice, lean)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import EngineError
+from edge_runtime.footprint import predict_by_size
 from edge_runtime.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ NAME = "litert"
 FORMATS: tuple[str, ...] = ("tflite",)
 # Measured on x86-64: cells together take as long as cells alone.
 BATCH = 1
-# As in onnxruntime.py; XNNPACK keeps a packed copy of the weights beside the file's.
-_BASE_BYTES = 48 << 20
-_FACTOR = 3
 
 
 def missing() -> str | None:
@@ -39,7 +37,7 @@ def version() -> str:
 
 
 def ram_bytes(model_bytes: int, arch: str) -> int:
-    return _BASE_BYTES + _FACTOR * model_bytes
+    return predict_by_size(NAME, arch, model_bytes)
 
 
 def load(model: bytes | str | Path, options: EngineOptions) -> LiteProgram:
