@@ -211,7 +211,11 @@ def _pack(arguments: argparse.Namespace) -> int:
     from edge_runtime.packing import pack_folder
     from edge_runtime.units import format_bytes
 
-    bundle = pack_folder(Path(arguments.folder), Path(arguments.output), _encode)
+    bundle = pack_folder(Path(arguments.folder), Path(arguments.output), _encode, _foresee)
+    if arguments.measure:
+        from edge_runtime.costing import measured
+
+        bundle = measured(bundle, arguments.measure, arguments.where, _say)
     if arguments.json:
         _print(bundle.to_json())
     else:
@@ -224,6 +228,12 @@ def _encode(model: bytes, format_: str) -> tuple[bytes, Decoded]:
     from edge_runtime.compress.code import for_bundle
 
     return for_bundle(model, format_)
+
+
+def _foresee(model: bytes, format_: str, task: str) -> dict[str, dict[str, Any]]:
+    from edge_runtime.compress.costs import foresee
+
+    return foresee(model, format_, task)
 
 
 def _compress(arguments: argparse.Namespace) -> int:

@@ -87,9 +87,9 @@ class Item(NamedTuple):
                     size = os.fstat(stream.fileno()).st_size
                     if not 0 < size <= MAX_BYTES:
                         raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
-                    content = stream.read(MAX_BYTES + 1)
-                    if len(content) > MAX_BYTES:  # it grew meanwhile
-                        raise InputError(f"{path}: found more than {MAX_BYTES} bytes, wanted an image of that at most")
+                    content = stream.read(size + 1)  # reserves what it is told: no more than the file has
+                    if len(content) > size:
+                        raise InputError(f"{path}: it grew while it was read, wanted an image that is complete")
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror}, wanted an image") from error
             if digest:

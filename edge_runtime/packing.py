@@ -5,19 +5,22 @@ The folder holds `bundle.json`, the models and, if there is one, `card.md`:
     {"name": "malaria", "version": "1.0.0", "task": {"kind": "slides", ...}, "labels": [...], "preprocessing": {...},
      "variants": [{"name": "int8", "format": "onnx", "file": "int8.onnx", "recipe": [...], "metrics": {}, "costs": {}}]}
 
-recipe, metrics and costs may be left out, and `"coding": "entropy"` put in: then the variant's weights are stored
-entropy-coded (here, with the workstation's packages) where that makes the file smaller, and every device decodes them,
-exactly. Inputs and outputs are read from the model by an engine, in a guarded child.
+recipe, metrics and costs may be left out (costs are then predicted here, with the workstation's packages, for every
+architecture: see compress/costs.py; those that are given stay as they are), and `"coding": "entropy"` put in: then the
+variant's weights are stored entropy-coded (here, with the workstation's packages) where that makes the file smaller,
+and every device decodes them, exactly. Inputs and outputs are read from the model by an engine, in a guarded child.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.budget import Cost
 from edge_runtime.bundle import Bundle, Decoded, pack, read_bundle
+from edge_runtime.coded import WORK_BYTES
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.guard import Limits
@@ -26,16 +29,19 @@ from edge_runtime.program import GuardedProgram
 from edge_runtime.task import find_task
 
 Encode = Callable[[bytes, str], tuple[bytes, Decoded]]  # a model file and its format -> what is stored, what it gives
+Foresee = Callable[[bytes, str, str], dict[str, dict[str, Any]]]  # a model, its format, a task -> "engine/arch": cost
 MANIFEST = "bundle.json"
 CARD = "card.md"
 _WANTED = {"name", "version", "task", "labels", "preprocessing", "variants"}
 _VARIANT_WANTED, _VARIANT_MAY = {"name", "format", "file"}, {"recipe", "metrics", "costs", "coding"}
 
 
-def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle:
+def pack_folder(folder: Path, out: Path, encode: Encode | None = None, foresee: Foresee | None = None) -> Bundle:
     """Write `out` from `folder`. Every variant is loaded once: a model whose tensors are not what the task feeds, or
-    that no engine here reads, is refused. `encode`: of compress.code, for variants that ask for coding; given from
-    above because the device has no such module. Raises BundleError, EngineError."""
+    that no engine here reads, is refused. `encode`: of compress.code, for variants that ask for coding; `foresee`: of
+    compress.costs, what variants will cost; given from above because the device has no such modules.
+
+    Raises BundleError, EngineError."""
     manifest = _manifest(folder / MANIFEST)
     files: dict[str, bytes] = {}
     coded: dict[str, Decoded] = {}
@@ -52,7 +58,11 @@ def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle
                 content, decoded = encode(files[path.name], one["format"])
                 if len(content) < len(files[path.name]):  # float weights as trained may even grow
                     files[path.name], coded[path.name] = content, decoded
-        variants.append({"recipe": [], "metrics": {}, "costs": {}, **one, **_tensors(path, one["format"])})
+        made = {"recipe": [], "metrics": {}, "costs": {}, **one, **_tensors(path, one["format"])}
+        if foresee and isinstance(made["costs"], dict):
+            foreseen = foresee(path.read_bytes(), one["format"], str(manifest["task"].get("kind")))
+            made["costs"] = _with_coding(foreseen, path.name in coded) | made["costs"]
+        variants.append(made)
     if (folder / CARD).is_file():
         files[CARD] = (folder / CARD).read_bytes()
     # first under a name of its own: only a bundle whose task accepts its models takes the name asked for
@@ -70,6 +80,31 @@ def pack_folder(folder: Path, out: Path, encode: Encode | None = None) -> Bundle
     finally:
         trial.unlink(missing_ok=True)
     return read_bundle(out)
+
+
+def _with_coding(costs: dict[str, dict[str, Any]], coded: bool) -> dict[str, dict[str, Any]]:
+    more = WORK_BYTES if coded else 0
+    return {key: cost | {"ram_bytes": cost["ram_bytes"] + more} for key, cost in costs.items()}
+
+
+def with_costs(bundle: Bundle, costs: Mapping[str, Mapping[str, Cost]]) -> Bundle:
+    """The same bundle under the same name with other costs: by variant, then by "engine/arch"; the rest stays. Raises
+    BundleError."""
+    variants = []
+    for one in bundle.variants:
+        known = {key: cost.to_json() for key, cost in {**one.costs, **costs.get(one.name, {})}.items()}
+        plain: dict[str, Any] = {"name": one.name, "format": one.format, "file": one.file.name, "costs": known}
+        plain |= {"inputs": [spec.to_json() for spec in one.inputs], "metrics": dict(one.metrics)}
+        plain |= {"outputs": [spec.to_json() for spec in one.outputs], "recipe": [dict(step) for step in one.recipe]}
+        variants.append(plain)
+    header = {"name": bundle.name, "version": bundle.version, "task": dict(bundle.task), "variants": variants}
+    header |= {"labels": list(bundle.labels), "preprocessing": dict(bundle.preprocessing)}
+    files = {}
+    with bundle.path.open("rb") as stream:
+        for file in bundle.files:
+            stream.seek(file.offset)
+            files[file.name] = stream.read(file.size)
+    return pack(header, files, bundle.path, {one.name: one.coded for one in bundle.files if one.coded})
 
 
 def load_description(path: Path) -> Bundle:

@@ -125,6 +125,14 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     one = verb("pack", "make a bundle from a folder with a bundle.json, its models and a card")
     one.add_argument("folder")
     one.add_argument("-o", "--output", required=True, metavar="FILE.edge")
+    one.add_argument(
+        "--measure",
+        nargs="?",
+        const="rendered",
+        metavar="ITEM",
+        help="measure here what each variant takes in memory, on this item or a rendered one (else it is predicted)",
+    )
+    one.add_argument("--where", default="", help='with --measure: what this machine is, such as "a Raspberry Pi 4"')
 
     add_store(verb("store", "installed bundles, under the device's storage budget"))
     add_keys(verb("keys", "the keys that sign bundles, and those that this device accepts"))

@@ -17,6 +17,7 @@ from edge_runtime.cores import allowed_cores
 from edge_runtime.engine import ENGINES, find_engine, probe
 from edge_runtime.errors import BudgetError, EngineError, UsageError
 from edge_runtime.facts import DOT_PRODUCT
+from edge_runtime.footprint import task_bytes
 from edge_runtime.units import format_bytes, format_ms
 
 if TYPE_CHECKING:
@@ -104,19 +105,21 @@ def is_roomy(ram_bytes: int, device: DeviceProfile) -> bool:
 
 
 def predict_cost(bundle: Bundle, variant: Variant, engine: str, arch: str) -> Cost:
-    """The measured cost in the bundle for this engine and architecture; else another architecture's memory, or an
-    estimate from the model's size in memory, both called estimated. Storage is the bundle as it is stored: coded
-    weights are decoded in memory and never written, so there they count decoded."""
+    """The cost in the bundle for this engine and architecture, measured there or predicted when it was packed; else
+    another architecture's memory, or an estimate from the model's size in memory; `basis` and `where` say which.
+
+    Storage is the bundle as it is stored: coded weights are decoded in memory and never written, so there they count
+    decoded."""
     measured = variant.costs.get(f"{engine}/{arch}")
     if measured is not None:
         return Cost(measured.ram_bytes, bundle.size, measured.latency_ms, None, measured.basis, measured.where)
     elsewhere = [(key, one) for key, one in sorted(variant.costs.items()) if key.split("/")[0] == engine]
     if elsewhere:
         key, other = max(elsewhere, key=lambda pair: pair[1].ram_bytes)
-        return Cost(other.ram_bytes, bundle.size, where=f"memory as measured on {key.split('/')[1]}")
-    ram = find_engine(engine).ram_bytes(variant.file.read_bytes, arch)
+        return Cost(other.ram_bytes, bundle.size, where=f"memory as {other.basis} on {key.split('/')[1]}")
+    ram = find_engine(engine).ram_bytes(variant.file.read_bytes, arch) + task_bytes(str(bundle.task.get("kind")))
     if variant.file.coded:
-        ram += WORK_BYTES  # most of it is given back before the engine loads, but not always to the system
+        ram += WORK_BYTES
         return Cost(ram, bundle.size, where="from the decoded model's size")
     return Cost(ram, bundle.size, where="from the model's size")
 

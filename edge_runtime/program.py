@@ -54,6 +54,10 @@ class GuardedProgram:
     def peak_ram_bytes(self) -> int:
         return self._child.peak_bytes
 
+    @property
+    def resident_ram_bytes(self) -> int:
+        return self._child.resident_bytes
+
     def run(self, feeds: Mapping[str, object]) -> dict[str, Array]:
         """Arrays by input name, cast and quantized where the tensors say so; the raw outputs by name.
 

@@ -21,6 +21,9 @@ Schema 1 of an outcome, one JSON object a line. Later versions may add fields; t
     energy             only where a meter is read: {"basis": "measured:METER" or "modelled", "uncertainty_mj": one
                        standard deviation, null where nobody knows it, "notes": what to mind, and why there is none}
     passed_over        only where engines or variants that come first in the plan did not start: which, and why
+    fell_back          only where memory stopped the model on this item before: a list, in order, of {"variant",
+                       "engine", "lean": one image at a time, "predicted_bytes", "allowed_bytes", "measured_bytes"};
+                       `variant` and `engine` are those that gave the verdict, or the error, in the end
 
 The journal adds what it alone knows; the last two on the way out, the others are recorded:
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.engine import find_engine
 from edge_runtime.errors import EngineError, InputError
@@ -51,8 +51,20 @@ _PRODUCTS = {
 }
 
 
-def read_onnx(content: bytes, arch: str) -> list[Node]:
-    """Raises InputError for a model that onnxruntime refuses or whose sizes are not fixed."""
+class Optimized(NamedTuple):
+    """A model as onnxruntime made it: its nodes in their order, every tensor of one run by name (constants too)."""
+
+    nodes: Sequence[Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, Array]
+    tensors: Mapping[str, Array]
+
+
+def optimize(content: bytes, portable: bool = False) -> Optimized:
+    """`portable`: without the layouts that belong to x86-64 only.
+
+    Raises InputError for a model that onnxruntime refuses or whose sizes are not fixed."""
     try:
         import onnx
     except ImportError as error:
@@ -63,24 +75,34 @@ def read_onnx(content: bytes, arch: str) -> list[Node]:
     with tempfile.TemporaryDirectory(prefix="edge-runtime-") as folder:
         optimized = Path(folder, "optimized.onnx")
         try:
-            _session(content, optimized)
+            _session(content, optimized, portable)
             model = onnx.load(str(optimized))
             known = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+            outputs = tuple(one.name for one in model.graph.output)
             tensors = known | _run_all(model, onnx)
         except InputError:
             raise
         except Exception as error:  # onnxruntime's own family, protobuf's, UnicodeDecodeError of damaged names
             raise InputError(f"onnxruntime cannot run the model: {str(error).splitlines()[0][:300]}") from error
+    inputs = tuple(one.name for one in model.graph.input if one.name not in known)
+    return Optimized(model.graph.node, inputs, outputs, known, tensors)
+
+
+def read_onnx(content: bytes, arch: str) -> list[Node]:
+    """Raises as `optimize`."""
+    import onnx
+
+    found = optimize(content)
     made = []
-    for node in model.graph.node:
+    for node in found.nodes:
         attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-        found = _node(node, attributes, tensors, set(known))
-        if found and not (node.op_type.startswith("Reorder") and arch != "x86_64"):
-            made.append(found)
+        known = _node(node, attributes, found.tensors, set(found.constants))
+        if known and not (node.op_type.startswith("Reorder") and arch != "x86_64"):
+            made.append(known)
     return made
 
 
-def _session(content: bytes, save: Path | None) -> Any:
+def _session(content: bytes, save: Path | None, portable: bool = False) -> Any:
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
@@ -90,6 +112,8 @@ def _session(content: bytes, save: Path | None) -> Any:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     else:
         settings.optimized_model_filepath = str(save)
+        if portable:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_runtime.errors import EngineError, InputError
 from edge_runtime.operators import Node
@@ -27,8 +27,51 @@ _KINDS = {
 _PLANES = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
 
 
-def read_tflite(content: bytes) -> list[Node]:
+class LiteGraph(NamedTuple):
+    """The first subgraph: operators as (kind, inputs, outputs), tensors as places in `sizes` (bytes) and `types`;
+    `constants`: those whose values are in the file."""
+
+    operators: list[tuple[str, list[int], list[int]]]
+    inputs: list[int]
+    outputs: list[int]
+    sizes: list[int]
+    types: list[str]
+    constants: set[int]
+
+
+def open_tflite(content: bytes) -> LiteGraph:
     """Raises InputError for a file that cannot be read."""
+    graph, model, names, types = _parse(content)
+    try:
+        codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in model.operatorCodes]
+        operators = [
+            (
+                names[codes[one.opcodeIndex]],
+                [int(place) for place in one.inputs if place >= 0],
+                [int(place) for place in one.outputs],
+            )
+            for one in graph.operators
+        ]
+        kinds = [types[one.type] for one in graph.tensors]
+        sizes = [_bytes(_shape(one), kind) for one, kind in zip(graph.tensors, kinds, strict=True)]
+        constants = {
+            place
+            for place, one in enumerate(graph.tensors)
+            if model.buffers[one.buffer].data is not None or model.buffers[one.buffer].offset > 1
+        }
+        ends = [int(one) for one in graph.inputs], [int(one) for one in graph.outputs]
+        return LiteGraph(operators, *ends, sizes, kinds, constants)
+    except Exception as error:  # a damaged flatbuffer: whatever its offsets lead to
+        raise InputError(f"the TFLite file cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _bytes(shape: tuple[int, ...], kind: str) -> int:
+    bits = {"int4": 4, "bool": 8}.get(kind) or int("".join(filter(str.isdigit, kind)) or 8)
+    return -(-math.prod(shape) * bits // 8)
+
+
+def _parse(content: bytes) -> tuple[Any, Any, dict[int, str], dict[int, str]]:
+    """The first subgraph, the model, names of operators and of types."""
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError as error:
@@ -39,7 +82,15 @@ def read_tflite(content: bytes) -> list[Node]:
     types = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-        graph = model.subgraphs[0]
+        return model.subgraphs[0], model, names, types
+    except Exception as error:
+        raise InputError(f"the TFLite file cannot be read: {type(error).__name__}: {error}") from error
+
+
+def read_tflite(content: bytes) -> list[Node]:
+    """Raises InputError for a file that cannot be read."""
+    graph, model, names, types = _parse(content)
+    try:
         codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in model.operatorCodes]
         ends = [graph.tensors[place] for place in (*graph.inputs, *graph.outputs)]
         made = [_moved(one, types) for one in ends]

@@ -15,6 +15,7 @@ from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.compress import verify
 from edge_runtime.compress.artifact import Artifact, need_packages, slim
 from edge_runtime.compress.code import for_bundle
+from edge_runtime.compress.costs import foresee
 from edge_runtime.compress.dynamic import as_weights
 from edge_runtime.compress.export import load_model
 from edge_runtime.compress.outputs import specs
@@ -337,7 +338,7 @@ def _pack(
         manifest: dict[str, Any] = {"name": about.name, "version": about.version, "task": dict(about.task)}
         manifest |= {"labels": list(about.labels), "preprocessing": dict(about.preprocessing), "variants": variants}
         write_whole(folder / MANIFEST, json.dumps(manifest).encode())
-        packed = pack_folder(folder, out, for_bundle)
+        packed = pack_folder(folder, out, for_bundle, foresee)
     return {"path": out.name, "bytes": packed.size, "digest": packed.digest}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.attached import read_labels
 from edge_runtime.errors import EngineError
+from edge_runtime.footprint import predict_by_size
 from edge_runtime.tensors import TensorSpec, as_text, distinct
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ NAME = "litert"
 FORMATS: tuple[str, ...] = ("tflite",)
 # Measured on x86-64: cells together take as long as cells alone.
 BATCH = 1
-# As in onnxruntime.py; XNNPACK keeps a packed copy of the weights beside the file's.
-_BASE_BYTES = 48 << 20
-_FACTOR = 3
 
 
 def missing() -> str | None:
@@ -40,7 +38,7 @@ def version() -> str:
 
 
 def ram_bytes(model_bytes: int, arch: str) -> int:
-    return _BASE_BYTES + _FACTOR * model_bytes
+    return predict_by_size(NAME, arch, model_bytes)
 
 
 def load(model: bytes | str | Path, options: EngineOptions) -> LiteProgram:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import EngineError
+from edge_runtime.footprint import predict_by_size
 from edge_runtime.tensors import TensorSpec, distinct
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ _TYPES = {
     **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
     "bool": "bool",
 }
-# Peak of a child that loads numpy, Pillow, onnxruntime and a small model, and the factor on the model's bytes for
-# the parsed graph, the packed copies and activations. Fitted by eye to a few models; variants carry measured costs.
-_BASE_BYTES = 62 << 20
-_FACTOR = 3
 
 
 def missing() -> str | None:
@@ -47,7 +44,7 @@ def version() -> str:
 
 
 def ram_bytes(model_bytes: int, arch: str) -> int:
-    return _BASE_BYTES + _FACTOR * model_bytes
+    return predict_by_size(NAME, arch, model_bytes)
 
 
 def load(model: bytes | str | Path, options: EngineOptions) -> OnnxProgram:
@@ -81,6 +78,9 @@ class OnnxProgram:
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        # The session keeps the file's bytes, to begin again on other providers; there are none here.
+        session.disable_fallback()
+        session._model_bytes = None
         self.inputs = _specs(session.get_inputs(), "input")
         self.outputs = _specs(session.get_outputs(), "output")
         self._names = [one.name for one in session.get_outputs()]  # the file's: one may stand twice

@@ -103,6 +103,8 @@ class Hungry:
             self.kept = np.ones(meta["bytes"], np.uint8)
         elif op == "sip":  # in small bites, as an engine's arena does
             self.kept = [np.ones(MIB, np.uint8) for _ in range(meta["bytes"] // MIB)]
+        elif op == "reserve":
+            self.kept = np.empty(meta["bytes"], np.uint8)
         elif op == "signal":
             os.kill(os.getpid(), meta["signal"])
         elif op == "sleep":
