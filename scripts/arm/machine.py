@@ -233,9 +233,10 @@ def boot(
     timeout_s: float = 600,
     streams: tuple[IO[bytes], IO[bytes]] | None = None,
     environment: Mapping[str, str] | None = None,
+    devices: Sequence[str] = (),
 ) -> Done:
     """Boot the machine, run `command` in it with the folder `data` at /data, and give the files of /data/out back in
-    the folder `out`. `streams` get stdout and stderr as they come, else they are kept.
+    the folder `out`. `streams` get stdout and stderr as they come, else they are kept. `devices`: more words for QEMU.
 
     Raises Failure where the machine cannot start, or ends without the command's exit code; a command that takes longer
     than `timeout_s` has the exit code 124.
@@ -245,9 +246,8 @@ def boot(
     with tempfile.TemporaryDirectory(prefix="edge-arm-") as scratch:
         disk = Path(scratch, "data.img")
         _write_disk(Path(scratch, "tree"), disk, command, machine.environment() | dict(environment or {}), data)
-        process = subprocess.Popen(
-            machine.command_line(disk), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        line = [*machine.command_line(disk), *devices]
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout and process.stderr
         targets = streams or (None, None)
         pumps = [_Pump(process.stdout, targets[0]), _Pump(process.stderr, targets[1])]
