@@ -75,7 +75,7 @@ class _Quiet:
     def look(self, item: Item, now_s: float) -> None:
         state = item.state()
         if state != self.state:
-            pause_s = self.last_s - self.since_s
+            pause_s = self.last_s - self.since_s if self.state else 0.0  # an empty folder is not a pause
             self.longest_s = max(self.longest_s, pause_s) if pause_s <= MOST_PAUSE_S else 0.0
             self.state, self.since_s, self.missing, self.given = state, now_s, None, False
         self.last_s = now_s

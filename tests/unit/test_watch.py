@@ -172,6 +172,7 @@ def test_a_new_folder_is_not_read_before_there_is_something_in_it(clock: Clock, 
     (tmp_path / "slide").mkdir()
     clock.at(20, lambda: picture(tmp_path / "slide" / "a.png", (1, 2, 3)))
     assert len(next(watch(tmp_path)).images()) == 1
+    assert 23 <= clock.seconds < 26
 
 
 @pytest.mark.parametrize("when", [1, 2**31 - 10])
