@@ -1,8 +1,7 @@
 """A journal's outcomes as a FHIR R4 (4.0.1) Bundle of type collection, written one outcome at a time.
 
 For each outcome a DiagnosticReport with its Observations, the Specimen and a Provenance; for each software with its
-model and for each hardware one Device. Ids are made from the chain's hashes: the same entry has the same ids in every
-export.
+model and for each hardware one Device. Ids are made from the chain's hashes: an entry has the same ids in every export.
 
     no patient      a journal knows none: the Specimen has the item's name as its identifier, and whoever imports the
                     bundle links it to a person. A name that a clinic gives may itself say who it is: mind where it goes

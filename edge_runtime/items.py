@@ -19,6 +19,7 @@ from typing import NamedTuple
 from edge_runtime.digest import blake2b, sha256
 from edge_runtime.errors import InputError, UsageError
 from edge_runtime.regular import open_regular
+from edge_runtime.unfinished import is_temporary, is_unfinished
 
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 # A whole thin film read cell by cell is 5,000 to 20,000 images; far more than that is the wrong folder.
@@ -105,12 +106,45 @@ class Item(NamedTuple):
         return whole.hexdigest()
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of the images, hashed: cheap enough to ask every few seconds."""
+        """Names, sizes and times of the images, hashed: cheap enough to ask every few seconds. The time of the last
+        change of any kind is among them: nobody can set it, and cameras without a clock give each day the same times.
+        """
         whole = sha256()
         for path in self.images():
             about = path.stat()
-            whole.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            text = f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n"
+            whole.update(text.encode(errors="surrogateescape"))
         return whole.hexdigest()
+
+    def state(self) -> str:
+        """What changes as long as somebody writes to it: names, sizes and times of writing, also of files that have
+        not got their names yet. "" where it cannot be told."""
+        whole = sha256()
+        try:
+            for path in [*self.images(), *self.temporary()]:
+                about = path.stat()
+                text = f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\n"
+                whole.update(text.encode(errors="surrogateescape"))
+        except (InputError, OSError):
+            return ""
+        return whole.hexdigest()
+
+    def temporary(self) -> list[Path]:
+        """Files in its folder that are still being copied, by their names."""
+        folder = self.paths[0]
+        if len(self.paths) > 1 or not folder.is_dir():
+            return []
+        try:
+            return sorted(folder / name for name in os.listdir(folder) if is_temporary(name))
+        except OSError:
+            return []
+
+    def unfinished(self) -> Path | None:
+        """The first of its images whose end is missing, if there is one; a folder that has no image yet."""
+        try:
+            return next(filter(is_unfinished, self.images()), None)
+        except InputError:
+            return self.paths[0] if self.paths[0].is_dir() else None
 
 
 def printable(path: str | os.PathLike[str]) -> str:

@@ -14,7 +14,7 @@ CSV_FIELDS = (
     *("replaces", "earlier_entry", "same_contents_as", "clock_back_s"),
 )
 # What a spreadsheet takes for the beginning of a formula. A file's name may begin so, and a formula can send data away.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 
 
 def write_csv(rows: Iterable[dict[str, Any]], out: TextIO) -> None:
@@ -37,7 +37,7 @@ def _cell(one: dict[str, Any], field: str) -> object:
         value = "; ".join(f"{label['label']} {label['score']}" for label in value or ())
     elif field == "same_contents_as":
         value = value["entry"] if value else None
-    if isinstance(value, str) and value.lstrip().startswith(_FORMULA):
+    if isinstance(value, str) and (value.startswith(_FORMULA) or value.lstrip().startswith(_FORMULA)):
         return f"'{value}"
     return value
 

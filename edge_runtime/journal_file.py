@@ -107,7 +107,7 @@ def open_file(path: Path, create: bool) -> tuple[sqlite3.Connection, int]:
     db = None
     try:
         new = create and not path.exists()
-        db = _connect_to_write(path) if create else connect_to_read(path)
+        db = connect_to_write(path) if create else connect_to_read(path)
         version = _migrate(db, path, create)
         if new:
             sync_folder(path.parent)
@@ -122,7 +122,8 @@ def open_file(path: Path, create: bool) -> tuple[sqlite3.Connection, int]:
         raise
 
 
-def _connect_to_write(path: Path) -> sqlite3.Connection:
+def connect_to_write(path: Path) -> sqlite3.Connection:
+    """What has been committed on it survives a power cut."""
     import sqlite3
 
     db = sqlite3.connect(path, timeout=BUSY_MS / 1e3, isolation_level=None)
@@ -167,7 +168,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 @contextlib.contextmanager
 def create_file(path: Path) -> Iterator[sqlite3.Connection]:
     """A new journal with empty tables, filled inside the block in one transaction. Raises sqlite3.Error."""
-    db = _connect_to_write(path)
+    db = connect_to_write(path)
     try:
         with transaction(db):
             for statement in _TABLES:

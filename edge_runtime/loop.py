@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.errors import InputError, MeterError
 from edge_runtime.items import Item, find_items, is_image, printable
+from edge_runtime.unfinished import is_temporary
 
 if TYPE_CHECKING:
     from edge_runtime.child import Progress
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 Notice = Callable[[str], None]
 SETTLE_S = 3.0
 POLL_S = 1.0
+# Pauses in copying are waited out several times over. A longer one is no pause: what comes after it is another time.
+PATIENCE = 3
+MOST_PAUSE_S = 60.0
+# A file whose end is missing is waited for so many settle times: then it is read, and recorded as what it is.
+UNFINISHED_SETTLES = 20
 
 
 def watch(
@@ -43,7 +49,10 @@ def watch(
     Each sub-folder and each image is an item (with `slide_name`: the images that match it alike), named as it is
     called inside `folder`, so that a journal does not depend on where the folder stands. An item is given when
     nothing in it changed for `settle_s` seconds, so that one still being copied is not read; it is given again when
-    it changes later. `notice` is told when the folder goes away. Raises InputError where it does not exist now.
+    it changes later. After a pause in its changes it must rest longer, three times the pause; one with a file that is
+    not finished, by its name or because its end is missing, is waited for 20 times `settle_s`. No clock but the
+    system's own count of seconds is asked: files may be dated as they like. `notice` is told what is waited for.
+    Raises InputError where the folder does not exist now.
     """
     top = Path(folder)
     if not top.is_dir():
@@ -52,11 +61,46 @@ def watch(
     return _watch(top, once, settle_s, poll_s, slide_name, notice)
 
 
+@dataclass
+class _Quiet:
+    """An item as it was at the last looks: since when it is as it is, and the longest pause in its changes so far."""
+
+    state: str
+    since_s: float
+    last_s: float
+    longest_s: float = 0.0
+    missing: str | None = None  # the file whose end is missing; "" where none is, None where nobody looked
+    given: bool = False
+
+    def look(self, item: Item, now_s: float) -> None:
+        state = item.state()
+        if state != self.state:
+            pause_s = self.last_s - self.since_s if self.state else 0.0  # an empty folder is not a pause
+            self.longest_s = max(self.longest_s, pause_s) if pause_s <= MOST_PAUSE_S else 0.0
+            self.state, self.since_s, self.missing, self.given = state, now_s, None, False
+        self.last_s = now_s
+
+    def waits_for(self, item: Item, settle_s: float) -> str | None:
+        """None when it is ready; else the name of the file that it waits for, "" while it is only too fresh."""
+        quiet_s = self.last_s - self.since_s
+        # who pauses once pauses again: photographs taken one by one, a phone that falls asleep
+        if quiet_s < (max(settle_s, PATIENCE * self.longest_s) if settle_s else 0.0):
+            return ""
+        if quiet_s >= UNFINISHED_SETTLES * settle_s:
+            return None
+        if temporary := item.temporary():
+            return temporary[0].name
+        if self.missing is None:
+            missing = item.unfinished()
+            self.missing = missing.name if missing else ""
+        return self.missing or None
+
+
 def _watch(
     top: Path, once: bool, settle_s: float, poll_s: float, slide_name: str | None, notice: Notice | None
 ) -> Iterator[Item]:
-    given: dict[str, str] = {}
-    seen: dict[str, tuple[str, float]] = {}
+    seen: dict[str, _Quiet] = {}
+    told: set[tuple[str, str]] = set()
     gone = False
     while True:
         more = False
@@ -73,20 +117,24 @@ def _watch(
             gone = False
         names = {item.name for item in present}
         # what went away is new when it comes back
-        given = {name: mark for name, mark in given.items() if name in names}
+        seen = {name: quiet for name, quiet in seen.items() if name in names}
         for item in present:
-            mark = _mark(item)
-            now = time.monotonic()
-            if given.get(item.name) == mark:
+            now_s = time.monotonic()
+            quiet = seen.get(item.name)
+            if quiet is None:
+                quiet = seen[item.name] = _Quiet(item.state(), now_s, now_s)
+            else:
+                quiet.look(item, now_s)
+            if quiet.given:
                 continue
-            last, since = seen.get(item.name, (None, now))
-            if last != mark:
-                # files that were last written long ago need not wait to be looked at twice
-                since = now - max(time.time() - _newest(item), 0.0)
-                seen[item.name] = mark, since
-            if now - since >= settle_s:
-                given[item.name] = mark
+            waits_for = quiet.waits_for(item, settle_s)
+            if waits_for is None:
+                quiet.given = True
                 yield item
+            elif waits_for and notice and (item.name, waits_for) not in told:
+                told.add((item.name, waits_for))
+                limit_s = UNFINISHED_SETTLES * settle_s
+                notice(f"{item.name}: {printable(waits_for)} is not finished; waiting for it, {limit_s:.0f} s at most")
             more = True  # what was given may have changed since; what was not given will be
         if once and not more:
             return
@@ -127,11 +175,11 @@ def run_loop(
                 continue
         if not any(path.exists() for path in item.paths):
             continue  # it went away; `watch` gives it again when it comes back
-        start = time.monotonic()
+        state, start = item.state(), time.monotonic()
         outcome = run_item(session, item, progress=progress, recorder=recorder)
         busy_s = time.monotonic() - start
         # it may change or go away while it is read: then what was read is neither the old nor the new
-        if _mark(item) == mark and journal.add(outcome, mark):
+        if item.state() == state and journal.add(outcome, mark):
             yield outcome
         if pacer:
             pacer.rest(busy_s)
@@ -171,7 +219,9 @@ def _present(top: Path, slide_name: str | None) -> Iterator[Item]:
         return
     for entry in sorted(top.iterdir()):
         # names with a leading dot are how copying programs hide what is not finished
-        if not entry.name.startswith(".") and (entry.is_dir() or is_image(entry.name)):
+        if entry.name.startswith(".") or is_temporary(entry.name):
+            continue
+        if entry.is_dir() or is_image(entry.name):
             yield Item(printable(entry.name), (entry,))
 
 
@@ -180,12 +230,3 @@ def _mark(item: Item) -> str:
         return item.fingerprint()
     except (InputError, OSError):
         return ""
-
-
-def _newest(item: Item) -> float:
-    """When the item's newest file or folder changed; now, where that cannot be told."""
-    try:
-        times = [path.stat().st_mtime for path in [*item.images(), *item.paths]]
-        return max(times)
-    except (InputError, OSError):
-        return max((path.stat().st_mtime for path in item.paths if path.exists()), default=time.time())
