@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.bundle import demand, read_bundle
 from edge_runtime.errors import BudgetError, EdgeError, StoreError
 from edge_runtime.shelf import BUNDLE_FILE, Kept, Shelf, bundle_file, in_use, index_file, read_shelf
-from edge_runtime.store_copy import INCOMING, copy_bundle, demand_both, sync_folder
+from edge_runtime.store_copy import FULL, INCOMING, copy_bundle, demand_both, sync_folder
 from edge_runtime.units import format_bytes
 
 if TYPE_CHECKING:
@@ -346,8 +346,14 @@ def _make_room(offered: Bundle, shelf: Shelf | None, folder: Path, room: Room) -
     if chosen:
         offered.verify()  # a damaged bundle must not cost anybody a version
     for owner, path in chosen:
-        _write_shelf(folder, owner._replace(previous=None))
-        path.unlink(missing_ok=True)
+        try:
+            _write_shelf(folder, owner._replace(previous=None))
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            path.unlink(missing_ok=True)  # not a block is free: only this makes room for the index
+            _write_shelf(folder, owner._replace(previous=None))
     if chosen:
         sync_folder(folder)
     return tuple(path.name for _, path in chosen)

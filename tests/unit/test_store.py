@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edge_runtime as edge
@@ -349,6 +349,16 @@ def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(tiny: Path, tmp_pa
     assert remove("b", folder) > BIG, "room can be made on a full disk"
 
 
+def test_on_a_full_disk_a_previous_version_makes_room(tiny: Path, tmp_path: Path):
+    folder = tiny / "store"
+    for version in ("1", "2"):
+        install(packed(tmp_path, version, size=300_000), folder, PLENTY)
+    (tiny / "filler").write_bytes(bytes(os.statvfs(tiny).f_bavail * os.statvfs(tiny).f_frsize))
+    assert install(packed(tmp_path, "3"), folder, PLENTY).evicted
+    assert versions(folder) == ["3", "2"]
+    assert verify_store(folder) == []
+
+
 def test_a_limit_on_file_sizes_is_told_as_one(home: Path, tmp_path: Path):
     install(packed(tmp_path, "1"), home, PLENTY)
     bundle = packed(tmp_path, "2")
@@ -582,6 +592,7 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert installed_bundle("malaria") is None
 
 
+@settings(max_examples=30)
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.dictionaries(st.text(), inner)))
 def test_an_index_that_is_anything_is_refused_in_words(tmp_path_factory: pytest.TempPathFactory, plain: Any):
     folder = tmp_path_factory.getbasetemp() / "odd-index"
