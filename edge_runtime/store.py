@@ -25,13 +25,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import demand, read_bundle
 from edge_runtime.errors import BudgetError, EdgeError, StoreError
 from edge_runtime.shelf import BUNDLE_FILE, Kept, Shelf, bundle_file, in_use, index_file, read_shelf
 from edge_runtime.store_copy import FULL, INCOMING, copy_bundle, demand_both, sync_folder
 from edge_runtime.units import format_bytes
+from edge_runtime.version_order import compare_versions
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
@@ -296,32 +297,6 @@ def _kind(offered: Bundle, shelf: Shelf | None, allow_older: bool) -> str:
         hint="edge-runtime store install --allow-older, or to have the version before: edge-runtime store rollback "
         + offered.name,
     )
-
-
-def compare_versions(one: str, other: str) -> int | None:
-    """-1, 0 or 1 for numbers with dots and maybe -suffix ("2.0.0-rc1" comes before "2.0.0"); None where it is
-    something else."""
-    if one == other:
-        return 0
-    keys = [_version_key(text) for text in (one, other)]
-    if None in keys:
-        return None
-    first, second = keys
-    return (first > second) - (first < second)  # type: ignore[operator]
-
-
-def _version_key(text: str) -> tuple[Any, ...] | None:
-    match = re.fullmatch(r"v?([0-9]{1,18}(?:\.[0-9]{1,18}){0,7})(?:-([0-9A-Za-z.-]{1,64}))?", text)
-    if match is None:
-        return None
-    numbers = [int(part) for part in match[1].split(".")]
-    while numbers and not numbers[-1]:
-        numbers.pop()
-    suffix = [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part)
-        for part in re.findall(r"\d{1,18}|[A-Za-z]+", match[2] or "")
-    ]
-    return numbers, match[2] is None, suffix
 
 
 # ---------------------------------------------------------------- room

@@ -25,7 +25,8 @@ from edge_runtime.bundle import find_bundle, load_bundle, pack, read_bundle
 from edge_runtime.errors import BudgetError, BundleError, StoreError
 from edge_runtime.guard import Child
 from edge_runtime.shelf import bundle_file, hold, in_use, index_file, installed_bundle, read_shelf
-from edge_runtime.store import Room, bundle_files, compare_versions, install, list_store, remove, rollback, verify_store
+from edge_runtime.store import Room, bundle_files, install, list_store, remove, rollback, verify_store
+from edge_runtime.version_order import compare_versions
 from tests.conftest import null_model, picture, small_device
 from tests.unit.test_cli import cli
 from tests.unit.test_session import header
@@ -67,6 +68,11 @@ def test_two_versions_are_kept_and_a_name_finds_the_current_one(home: Path, tmp_
     assert load_bundle("b").version == "1.2"
     assert rollback("b", home).current.version == "1.1"
     assert load_bundle("b").version == "1.1"
+    assert load_bundle("b@1.2").version == "1.2"
+    with pytest.raises(StoreError, match=r"found b 1.1 and 1.2, wanted 1.0"):
+        load_bundle("b@1.0")
+    with pytest.raises(BundleError, match="No such file"):
+        load_bundle("malaria@1.0.0")  # not installed: the shipped one is called by its name
     assert rollback("b", home).current.version == "1.2"
     assert remove("b", home) > 2 * BIG
     assert left(home) == set()
