@@ -7,8 +7,8 @@ What holds, whatever happens in the middle (a full disk, a stick that is pulled,
   speak of it. The next command that changes the store takes away what an interrupted one left.
 - Two versions of a name are kept, so that `rollback` needs neither stick nor network.
 - An install is refused before a byte is written where it would not fit: into the quota (the profile's storage budget,
-  for all bundle files together, also while copying), and into what is free beside a reserve for the journal. The
-  reserve is 16 MiB, or a hundredth of the file system where that is more, 256 MiB at most.
+  for all bundle files together, also while copying), and into what is free beside a reserve for the journal: 16 MiB
+  (ten thousand slides: a row has 1.1 KiB), or a hundredth of the file system where that is more, 256 MiB at most.
 - Where room is short, previous versions make it: first that of the same name, then those of others, the one that was
   installed longest ago first. Never a current version, never one that a session has open, and none at all where that
   would not be enough.
@@ -73,9 +73,17 @@ class Problem:
 # ---------------------------------------------------------------- looking
 
 
-def list_store(folder: Path) -> list[Shelf]:
-    """Every name, in order. Raises StoreError."""
-    return [shelf for name in _names(folder) if (shelf := read_shelf(folder, name))]
+def list_store(folder: Path, broken: list[Problem] | None = None) -> list[Shelf]:
+    """Every name, in order; what cannot be read goes to `broken`. Raises StoreError for the folder."""
+    found = []
+    for name in _names(folder):
+        try:
+            if shelf := read_shelf(folder, name):
+                found.append(shelf)
+        except StoreError as error:
+            if broken is not None:
+                broken.append(Problem(index_file(folder, name).name, error.message))
+    return found
 
 
 def _listdir(folder: Path) -> list[str]:
@@ -117,14 +125,9 @@ def verify_store(folder: Path) -> list[Problem]:
     """Read all of it: every digest, every signature that this device demands, and whatever does not belong there."""
     found: list[Problem] = []
     known: set[Path] = set()
-    for name in _names(folder):
-        try:
-            shelf = read_shelf(folder, name)
-        except StoreError as error:
-            found.append(Problem(index_file(folder, name).name, error.message))
-            continue
-        for kept in shelf.kept if shelf else ():
-            path = bundle_file(folder, name, kept.digest)
+    for shelf in list_store(folder, found):
+        for kept in shelf.kept:
+            path = bundle_file(folder, shelf.name, kept.digest)
             known.add(path)
             if problem := _problem(path, kept):
                 found.append(Problem(path.name, problem))
@@ -199,15 +202,10 @@ def _lock(lock: int, folder: Path, wait_s: float) -> None:
 
 def _sweep(folder: Path) -> None:
     """Delete copies that were not finished, and bundles that no index speaks of and nobody has open."""
-    known: set[Path] = set()
-    broken: set[str] = set()
-    for name in _names(folder):
-        try:
-            shelf = read_shelf(folder, name)
-        except StoreError:  # what it spoke of is kept until somebody decides
-            broken.add(name)
-            continue
-        known |= {bundle_file(folder, name, kept.digest) for kept in (shelf.kept if shelf else ())}
+    problems: list[Problem] = []
+    shelves = list_store(folder, problems)
+    known = {bundle_file(folder, shelf.name, kept.digest) for shelf in shelves for kept in shelf.kept}
+    broken = {one.file.removesuffix(".json") for one in problems}  # what they spoke of is kept until somebody decides
     for path in bundle_files(folder):
         match = BUNDLE_FILE.fullmatch(path.name)
         if path not in known and (match is None or match[1] not in broken) and not in_use(path):

@@ -28,6 +28,7 @@ from edge_runtime.shelf import bundle_file, hold, in_use, index_file, installed_
 from edge_runtime.store import Room, bundle_files, install, list_store, remove, rollback, verify_store
 from edge_runtime.version_order import compare_versions
 from tests.conftest import null_model, picture, small_device
+from tests.unit.test_bundle import FILES
 from tests.unit.test_cli import cli
 from tests.unit.test_session import header
 
@@ -568,13 +569,26 @@ def test_the_verbs(tmp_path: Path):
     assert "from this device's store" in cli("inspect", "b", env=environment).stdout
     assert json.loads(cli("inspect", "b", "--json", env=environment).stdout)["origin"] == "store"
     assert "came with the package" in cli("inspect", "malaria", env=environment).stdout
+    one = pack(header(variants=[costly(header()["variants"][0])]), FILES, tmp_path / "large.edge").path
+    done = cli("store", "install", one, "--store", folder, *device)
+    assert (done.returncode, "it is installed, and will not run there: " in done.stderr) == (0, True), done.stderr
+    (folder / "notes.json").write_text("[]")
+    done = cli("store", "list", "--store", folder)
+    assert (done.returncode, "notes.json: found" in done.stderr, done.stdout.count("b  ")) == (1, True, 2)
+    (folder / "notes.json").unlink()
     big = packed(tmp_path, "1", "big", 2 << 20)
     done = cli("store", "install", big, "--store", folder, *device, "--reserve", "9999GiB")
     assert (done.returncode, "stay for the journal" in done.stderr) == (3, True)
     assert cli("store", "remove", "b", "--store", folder).returncode == 0
     done = cli("store", "remove", "b", "--store", folder)
-    assert (done.returncode, "installed is nothing" in done.stderr) == (1, True)
+    assert (done.returncode, "installed is means" in done.stderr) == (1, True)
     assert cli("store").returncode == 2
+
+
+def costly(variant: dict[str, Any]) -> dict[str, Any]:
+    cost = {"ram_bytes": 1 << 40, "storage_bytes": 0, "latency_ms": None, "energy_mj": None}
+    machines = {f"null/{arch}": {**cost, "basis": "measured", "where": ""} for arch in ("aarch64", "armv7l")}
+    return {**variant, "costs": machines}
 
 
 def test_it_runs_on_the_standard_library_alone(home: Path, tmp_path: Path):
