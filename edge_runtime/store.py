@@ -347,6 +347,10 @@ def _no_room(offered: Bundle, folder: Path, room: Room, used: int, free: int, re
         f"of the quota of {format_bytes(room.quota_bytes)}, {format_bytes(used)} are taken; "
         f"on the file system {format_bytes(free)} are free, of which {format_bytes(reserve)} stay for the journal"
     )
+    current = {bundle_file(folder, shelf.name, shelf.current.digest) for shelf in list_store(folder)}
+    busy = sum(size for path, size in bundle_files(folder).items() if path not in current and in_use(path))
+    if busy:
+        quota += f"; {format_bytes(busy)} of what is taken is an older version that a running session has open"
     hint = f"edge-runtime store list --store {folder}; edge-runtime store remove NAME"
     return BudgetError(
         f"storage: {offered.path} needs {format_bytes(offered.size)} beside what is installed; {quota}",

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -100,6 +99,8 @@ def accept(file: Path, folder: Path, name: str | None = None) -> PublicKey:
             write_public(folder / f"{name}.pub", found.key)
             _sync(folder)
         else:  # with its first key or not at all: an empty folder would accept nothing
+            import tempfile
+
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".keys-", dir=folder.parent) as beside:
                 made = Path(beside, KEYS)

@@ -517,6 +517,8 @@ def test_a_session_keeps_its_version_through_installs_even_after_a_breach(home: 
         tight = Room(sum(bundle_files(home).values()), 0)
         install(packed(tmp_path, "5"), home, tight)
         assert mine.exists(), "what a session has open makes no room"
+        with pytest.raises(BudgetError, match="is an older version that a running session has open"):
+            install(packed(tmp_path, "5.1", size=3 * BIG), home, tight)
         with pytest.raises(StoreError, match="a running session has it open"):
             remove("b", home)
     assert not in_use(mine)
