@@ -185,14 +185,16 @@ class Bundle(NamedTuple):
 
 
 def find_bundle(name: str | os.PathLike[str]) -> Path:
-    """A path as it is; a bare name such as "malaria" is an installed bundle (see store.py), else one that came with the
-    package. Raises StoreError where the store cannot be read."""
+    """A path as it is; a bare name such as "malaria" is an installed bundle (see store.py), "malaria@1.0.0" that
+    version of it; else the name of one that came with the package. Raises StoreError where the store cannot be read."""
     path = Path(name)
-    if path.is_file() or path.suffix == ".edge" or len(path.parts) != 1 or not NAME.fullmatch(str(name)):
+    bare, at, version = str(name).partition("@")
+    if path.is_file() or path.suffix == ".edge" or os.sep in str(name) or not NAME.fullmatch(bare):
         return path
     from edge_runtime.shelf import installed_bundle  # a path needs none of it
 
-    return installed_bundle(str(name)) or shipped_bundle(str(name)) or path
+    found = installed_bundle(bare, version if at else None)
+    return found or (None if at else shipped_bundle(bare)) or path
 
 
 def shipped_bundle(name: str) -> Path | None:

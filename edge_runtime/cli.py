@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import EdgeError, UsageError
 from edge_runtime.parser import make_parser
+from edge_runtime.store_verbs import store
+from edge_runtime.trust_verbs import keys, said_of, sign
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Decoded
@@ -148,7 +150,6 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from edge_runtime.bundle import find_bundle, read_bundle
     from edge_runtime.task import find_task
-    from edge_runtime.trust_verbs import said_of
     from edge_runtime.units import format_bytes
 
     if arguments.card and arguments.json:
@@ -240,24 +241,6 @@ def _compress(arguments: argparse.Namespace) -> int:
     from edge_runtime.compress_options import compress
 
     return compress(arguments, _say)
-
-
-def _store(arguments: argparse.Namespace) -> int:
-    from edge_runtime.store_verbs import store
-
-    return store(arguments)
-
-
-def _keys(arguments: argparse.Namespace) -> int:
-    from edge_runtime.trust_verbs import keys
-
-    return keys(arguments)
-
-
-def _sign(arguments: argparse.Namespace) -> int:
-    from edge_runtime.trust_verbs import sign
-
-    return sign(arguments)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -427,9 +410,9 @@ VERBS = {
     "loop": _loop,
     "journal": _journal,
     "pack": _pack,
-    "store": _store,
-    "keys": _keys,
-    "sign": _sign,
+    "store": store,
+    "keys": keys,
+    "sign": sign,
     "compress": _compress,
     "phantom": _phantom,
 }

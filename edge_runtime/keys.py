@@ -2,15 +2,16 @@
 
 A private key is what `openssl genpkey -algorithm ed25519` writes (PKCS #8, PEM), a public key what `openssl pkey
 -pubout` makes of it. Both are read here, without a library: they are 32 bytes behind a fixed beginning. For the
-computation two libraries are taken as they come, because no single one is everywhere: PyNaCl is small (3.7 MiB of
-memory where cryptography takes 10.7, measured on x86-64), but Termux has cryptography only, and a Raspberry Pi may have
-that already. On 32-bit ARM both are Debian's.
+computation two libraries are taken as they come, because no single one is everywhere: PyNaCl is small (1.2 MiB of
+memory to verify, where cryptography takes 7.8; 6 MiB on disk, where that takes 17; measured on x86-64), but Termux has
+cryptography only, and a Raspberry Pi may have that already. On 32-bit ARM both are Debian's.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import os
 import stat
 from pathlib import Path
@@ -56,6 +57,12 @@ def make_key(path: Path) -> PublicKey:
     key = public_of(seed)
     try:
         _write_new(path, _pem("PRIVATE KEY", _PRIVATE + seed), 0o600)
+        if _shared(path):
+            path.unlink()
+            raise TrustError(
+                f"{path}: this file system keeps nothing from other users, wanted one that does",
+                hint="edge-runtime keys make, in the home folder",
+            )
         _write_new(public, _pem("PUBLIC KEY", _PUBLIC + key), 0o644)
     except OSError as error:
         raise TrustError(f"{error.filename or path}: {error.strerror}, wanted to write a key") from error
@@ -63,8 +70,20 @@ def make_key(path: Path) -> PublicKey:
 
 
 def write_public(path: Path, key: bytes) -> None:
-    """Raises OSError, FileExistsError among them."""
-    _write_new(path, _pem("PUBLIC KEY", _PUBLIC + key), 0o644)
+    """Whole or not at all: a device refuses everything while it has a key that it cannot read. Raises OSError,
+    FileExistsError among them."""
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    _write_new(beside, _pem("PUBLIC KEY", _PUBLIC + key), 0o644)
+    os.replace(beside, path)
+
+
+def _shared(path: Path) -> int:
+    """The mode, where others than its owner may read the file, else 0."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return mode if os.name == "posix" and mode & 0o077 else 0
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
@@ -88,7 +107,7 @@ def read_public(path: Path) -> PublicKey:
 def read_private(path: Path) -> bytes:
     """The 32 bytes that make a private key. Raises TrustError, also where others than its owner may read it."""
     seed = _read(path, "PRIVATE KEY", _PRIVATE, "the private key that `keys make` writes")
-    if os.name == "posix" and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+    if mode := _shared(path):
         raise TrustError(
             f"{path}: found mode {mode:o}, wanted 600: others could sign with it", hint=f"chmod 600 {path}"
         )
@@ -132,15 +151,15 @@ def _pem(label: str, content: bytes) -> str:
 def library() -> str | None:
     """The library that would be taken, with its version; None where there is none."""
     try:
-        import nacl
+        from nacl import __version__ as pynacl
 
-        return f"PyNaCl {nacl.__version__}"
+        return f"PyNaCl {pynacl}"
     except ImportError:
         pass
     try:
-        import cryptography
+        from cryptography import __version__ as other
 
-        return f"cryptography {cryptography.__version__}"
+        return f"cryptography {other}"
     except ImportError:
         return None
 

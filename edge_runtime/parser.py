@@ -151,7 +151,8 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
 
 def _bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "bundle", help="a .edge file, the name of an installed one, or malaria, which came with the package"
+        "bundle",
+        help="a .edge file, the NAME or NAME@VERSION of an installed one, or malaria, which came with the package",
     )
 
 

@@ -96,11 +96,17 @@ def _kept(plain: dict[str, Any]) -> Kept:
     return Kept(digest, version, size, str(installed))
 
 
-def installed_bundle(name: str) -> Path | None:
-    """The file of the current version of `name` in this device's store. Raises StoreError."""
+def installed_bundle(name: str, version: str | None = None) -> Path | None:
+    """The file of `name` in this device's store: its current version, or the one asked for. Raises StoreError."""
     folder = store_folder()
     shelf = read_shelf(folder, name)
-    return bundle_file(folder, name, shelf.current.digest) if shelf else None
+    if shelf is None:
+        return None
+    for one in shelf.kept:
+        if version in (None, one.version):
+            return bundle_file(folder, name, one.digest)
+    there = " and ".join(one.version for one in shelf.kept)
+    raise StoreError(f"{folder}: found {name} {there}, wanted {version}", hint="edge-runtime store list")
 
 
 # ---------------------------------------------------------------- a bundle at work

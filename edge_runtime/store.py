@@ -7,8 +7,8 @@ What holds, whatever happens in the middle (a full disk, a stick that is pulled,
   speak of it. The next command that changes the store takes away what an interrupted one left.
 - Two versions of a name are kept, so that `rollback` needs neither stick nor network.
 - An install is refused before a byte is written where it would not fit: into the quota (the profile's storage budget,
-  for all bundle files together, also while copying), and into what is free beside a reserve for the journal. The
-  reserve is 16 MiB, or a hundredth of the file system where that is more, 256 MiB at most.
+  for all bundle files together, also while copying), and into what is free beside a reserve for the journal: 16 MiB
+  (ten thousand slides: a row has 1.1 KiB), or a hundredth of the file system where that is more, 256 MiB at most.
 - Where room is short, previous versions make it: first that of the same name, then those of others, the one that was
   installed longest ago first. Never a current version, never one that a session has open, and none at all where that
   would not be enough.
@@ -25,13 +25,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import demand, read_bundle
 from edge_runtime.errors import BudgetError, EdgeError, StoreError
 from edge_runtime.shelf import BUNDLE_FILE, Kept, Shelf, bundle_file, in_use, index_file, read_shelf
-from edge_runtime.store_copy import INCOMING, copy_bundle, demand_both, sync_folder
+from edge_runtime.store_copy import FULL, INCOMING, copy_bundle, demand_both, sync_folder
 from edge_runtime.units import format_bytes
+from edge_runtime.version_order import compare_versions
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
@@ -72,9 +73,17 @@ class Problem:
 # ---------------------------------------------------------------- looking
 
 
-def list_store(folder: Path) -> list[Shelf]:
-    """Every name, in order. Raises StoreError."""
-    return [shelf for name in _names(folder) if (shelf := read_shelf(folder, name))]
+def list_store(folder: Path, broken: list[Problem] | None = None) -> list[Shelf]:
+    """Every name, in order; what cannot be read goes to `broken`. Raises StoreError for the folder."""
+    found = []
+    for name in _names(folder):
+        try:
+            if shelf := read_shelf(folder, name):
+                found.append(shelf)
+        except StoreError as error:
+            if broken is not None:
+                broken.append(Problem(index_file(folder, name).name, error.message))
+    return found
 
 
 def _listdir(folder: Path) -> list[str]:
@@ -116,14 +125,9 @@ def verify_store(folder: Path) -> list[Problem]:
     """Read all of it: every digest, every signature that this device demands, and whatever does not belong there."""
     found: list[Problem] = []
     known: set[Path] = set()
-    for name in _names(folder):
-        try:
-            shelf = read_shelf(folder, name)
-        except StoreError as error:
-            found.append(Problem(index_file(folder, name).name, error.message))
-            continue
-        for kept in shelf.kept if shelf else ():
-            path = bundle_file(folder, name, kept.digest)
+    for shelf in list_store(folder, found):
+        for kept in shelf.kept:
+            path = bundle_file(folder, shelf.name, kept.digest)
             known.add(path)
             if problem := _problem(path, kept):
                 found.append(Problem(path.name, problem))
@@ -198,15 +202,10 @@ def _lock(lock: int, folder: Path, wait_s: float) -> None:
 
 def _sweep(folder: Path) -> None:
     """Delete copies that were not finished, and bundles that no index speaks of and nobody has open."""
-    known: set[Path] = set()
-    broken: set[str] = set()
-    for name in _names(folder):
-        try:
-            shelf = read_shelf(folder, name)
-        except StoreError:  # what it spoke of is kept until somebody decides
-            broken.add(name)
-            continue
-        known |= {bundle_file(folder, name, kept.digest) for kept in (shelf.kept if shelf else ())}
+    problems: list[Problem] = []
+    shelves = list_store(folder, problems)
+    known = {bundle_file(folder, shelf.name, kept.digest) for shelf in shelves for kept in shelf.kept}
+    broken = {one.file.removesuffix(".json") for one in problems}  # what they spoke of is kept until somebody decides
     for path in bundle_files(folder):
         match = BUNDLE_FILE.fullmatch(path.name)
         if path not in known and (match is None or match[1] not in broken) and not in_use(path):
@@ -298,32 +297,6 @@ def _kind(offered: Bundle, shelf: Shelf | None, allow_older: bool) -> str:
     )
 
 
-def compare_versions(one: str, other: str) -> int | None:
-    """-1, 0 or 1 for numbers with dots and maybe -suffix ("2.0.0-rc1" comes before "2.0.0"); None where it is
-    something else."""
-    if one == other:
-        return 0
-    keys = [_version_key(text) for text in (one, other)]
-    if None in keys:
-        return None
-    first, second = keys
-    return (first > second) - (first < second)  # type: ignore[operator]
-
-
-def _version_key(text: str) -> tuple[Any, ...] | None:
-    match = re.fullmatch(r"v?([0-9]{1,18}(?:\.[0-9]{1,18}){0,7})(?:-([0-9A-Za-z.-]{1,64}))?", text)
-    if match is None:
-        return None
-    numbers = [int(part) for part in match[1].split(".")]
-    while numbers and not numbers[-1]:
-        numbers.pop()
-    suffix = [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part)
-        for part in re.findall(r"\d{1,18}|[A-Za-z]+", match[2] or "")
-    ]
-    return numbers, match[2] is None, suffix
-
-
 # ---------------------------------------------------------------- room
 
 
@@ -346,8 +319,14 @@ def _make_room(offered: Bundle, shelf: Shelf | None, folder: Path, room: Room) -
     if chosen:
         offered.verify()  # a damaged bundle must not cost anybody a version
     for owner, path in chosen:
-        _write_shelf(folder, owner._replace(previous=None))
-        path.unlink(missing_ok=True)
+        try:
+            _write_shelf(folder, owner._replace(previous=None))
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            path.unlink(missing_ok=True)  # not a block is free: only this makes room for the index
+            _write_shelf(folder, owner._replace(previous=None))
     if chosen:
         sync_folder(folder)
     return tuple(path.name for _, path in chosen)
@@ -368,6 +347,10 @@ def _no_room(offered: Bundle, folder: Path, room: Room, used: int, free: int, re
         f"of the quota of {format_bytes(room.quota_bytes)}, {format_bytes(used)} are taken; "
         f"on the file system {format_bytes(free)} are free, of which {format_bytes(reserve)} stay for the journal"
     )
+    current = {bundle_file(folder, shelf.name, shelf.current.digest) for shelf in list_store(folder)}
+    busy = sum(size for path, size in bundle_files(folder).items() if path not in current and in_use(path))
+    if busy:
+        quota += f"; {format_bytes(busy)} of what is taken is an older version that a running session has open"
     hint = f"edge-runtime store list --store {folder}; edge-runtime store remove NAME"
     return BudgetError(
         f"storage: {offered.path} needs {format_bytes(offered.size)} beside what is installed; {quota}",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 INCOMING = ".incoming-"
 _CHUNK_BYTES = 1 << 20
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def copy_bundle(offered: Bundle, folder: Path, trust: Path | None) -> Kept:
@@ -38,7 +38,7 @@ def copy_bundle(offered: Bundle, folder: Path, trust: Path | None) -> Kept:
         os.replace(beside, target)
         sync_folder(folder)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise BudgetError(
                 f"storage: {folder}: {error.strerror} while {offered.path} was copied; what was installed before stays",
                 hint=f"edge-runtime store list --store {folder}; edge-runtime store remove NAME",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_runtime.shelf import Kept, Shelf
-    from edge_runtime.store import Room
+    from edge_runtime.store import Problem, Room
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -99,18 +99,36 @@ def _install(arguments: argparse.Namespace) -> int:
     if not source.exists():  # "malaria": the shipped one, to be kept and rolled back like any other
         source = find_bundle(arguments.bundle)
     done = install(source, folder, _room(arguments), trust=arguments.trust, allow_older=arguments.allow_older)
+    objection = _objection(folder, done.name, done.kept.digest, arguments.device)
     if arguments.json:
         before = done.before._asdict() if done.before else None
         plain = {"store": str(folder), "done": done.kind, "name": done.name, **done.kept._asdict()}
-        _print(plain | {"before": before, "evicted": list(done.evicted)})
+        _print(plain | {"before": before, "evicted": list(done.evicted), "objection": objection})
         return 0
     was = f", where {done.before.version} was" if done.before and done.kind in ("updated", "replaced") else ""
     print(f"{done.name} {done.kept.version}: {done.kind}{was}; {format_bytes(done.kept.size)}, {done.kept.digest}")
     for name in done.evicted:
         _say(f"edge-runtime: made room: {name} was removed, a previous version")
+    if objection:
+        _say(f"edge-runtime: it is installed, and will not run there: {objection}")
     if folder != store_folder():
         _say(f"edge-runtime: to use it: EDGE_RUNTIME_STORE={folder} edge-runtime run {done.name} ...")
     return 0
+
+
+def _objection(folder: Path, name: str, digest: str, device: str) -> str | None:
+    """Why nothing in the bundle would run on the device; None where something does."""
+    from edge_runtime.bundle import read_bundle
+    from edge_runtime.errors import EdgeError
+    from edge_runtime.planner import plan
+    from edge_runtime.profile import load_profile
+    from edge_runtime.shelf import bundle_file
+
+    try:
+        plan(read_bundle(bundle_file(folder, name, digest)), load_profile(device)).demand()
+    except EdgeError as error:
+        return error.message
+    return None
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -118,7 +136,10 @@ def _list(arguments: argparse.Namespace) -> int:
     from edge_runtime.units import format_bytes
 
     folder = _folder(arguments)
-    shelves = list_store(folder)
+    broken: list[Problem] = []
+    shelves = list_store(folder, broken)
+    for one in broken:
+        _say(f"edge-runtime: {one.what}")
     room, used = _room(arguments), sum(bundle_files(folder).values())
     free, reserve = space(folder)
     reserve = reserve if room.reserve_bytes is None else room.reserve_bytes
@@ -126,12 +147,13 @@ def _list(arguments: argparse.Namespace) -> int:
         for role, kept in (("current", shelf.current), ("previous", shelf.previous)):
             if kept is not None:
                 _show(shelf, kept, role, folder, arguments.json)
+    code = 1 if broken else 0
     if not arguments.json:
         _say(
             f"{folder}: {format_bytes(used)} of {format_bytes(room.quota_bytes)} used; {format_bytes(free)} free on "
             f"the file system, of which {format_bytes(reserve)} stay for the journal"
         )
-    return 0
+    return code
 
 
 def _show(shelf: Shelf, kept: Kept, role: str, folder: Path, as_json: bool) -> None:

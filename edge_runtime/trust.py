@@ -95,9 +95,20 @@ def accept(file: Path, folder: Path, name: str | None = None) -> PublicKey:
         if one.key == found.key:
             return one
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_public(folder / f"{name}.pub", found.key)
-        _sync(folder)
+        if folder.is_dir():
+            write_public(folder / f"{name}.pub", found.key)
+            _sync(folder)
+        else:  # with its first key or not at all: an empty folder would accept nothing
+            import tempfile
+
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".keys-", dir=folder.parent) as beside:
+                made = Path(beside, KEYS)
+                made.mkdir()
+                write_public(made / f"{name}.pub", found.key)
+                _sync(made)
+                made.rename(folder)
+            _sync(folder.parent)
     except FileExistsError as error:
         raise TrustError(f"{folder}: found another key of the name {name}", hint="--name NAME") from error
     except OSError as error:

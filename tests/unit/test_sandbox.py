@@ -113,7 +113,7 @@ def test_the_filter_refuses_what_is_listed_and_nothing_else(name: str, number: i
 HEADERS = {
     "x86_64": [Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), Path("/usr/include/asm/unistd_64.h")],
     "aarch64": [Path("/usr/include/asm-generic/unistd.h")],
-    "armv7l": [Path("/usr/arm-linux-gnueabihf/include/asm/unistd-common.h")],
+    "armv7l": [Path("/usr/arm-linux-gnueabihf/include/asm/unistd-eabi.h")],
 }
 NAMES = ("socket", "ptrace", "process_vm_writev", "io_uring_setup", "pidfd_getfd")
 

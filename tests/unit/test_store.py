@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edge_runtime as edge
@@ -25,8 +25,10 @@ from edge_runtime.bundle import find_bundle, load_bundle, pack, read_bundle
 from edge_runtime.errors import BudgetError, BundleError, StoreError
 from edge_runtime.guard import Child
 from edge_runtime.shelf import bundle_file, hold, in_use, index_file, installed_bundle, read_shelf
-from edge_runtime.store import Room, bundle_files, compare_versions, install, list_store, remove, rollback, verify_store
+from edge_runtime.store import Room, bundle_files, install, list_store, remove, rollback, verify_store
+from edge_runtime.version_order import compare_versions
 from tests.conftest import null_model, picture, small_device
+from tests.unit.test_bundle import FILES
 from tests.unit.test_cli import cli
 from tests.unit.test_session import header
 
@@ -67,6 +69,11 @@ def test_two_versions_are_kept_and_a_name_finds_the_current_one(home: Path, tmp_
     assert load_bundle("b").version == "1.2"
     assert rollback("b", home).current.version == "1.1"
     assert load_bundle("b").version == "1.1"
+    assert load_bundle("b@1.2").version == "1.2"
+    with pytest.raises(StoreError, match=r"found b 1.1 and 1.2, wanted 1.0"):
+        load_bundle("b@1.0")
+    with pytest.raises(BundleError, match="No such file"):
+        load_bundle("malaria@1.0.0")  # not installed: the shipped one is called by its name
     assert rollback("b", home).current.version == "1.2"
     assert remove("b", home) > 2 * BIG
     assert left(home) == set()
@@ -349,6 +356,16 @@ def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(tiny: Path, tmp_pa
     assert remove("b", folder) > BIG, "room can be made on a full disk"
 
 
+def test_on_a_full_disk_a_previous_version_makes_room(tiny: Path, tmp_path: Path):
+    folder = tiny / "store"
+    for version in ("1", "2"):
+        install(packed(tmp_path, version, size=300_000), folder, PLENTY)
+    (tiny / "filler").write_bytes(bytes(os.statvfs(tiny).f_bavail * os.statvfs(tiny).f_frsize))
+    assert install(packed(tmp_path, "3"), folder, PLENTY).evicted
+    assert versions(folder) == ["3", "2"]
+    assert verify_store(folder) == []
+
+
 def test_a_limit_on_file_sizes_is_told_as_one(home: Path, tmp_path: Path):
     install(packed(tmp_path, "1"), home, PLENTY)
     bundle = packed(tmp_path, "2")
@@ -500,6 +517,8 @@ def test_a_session_keeps_its_version_through_installs_even_after_a_breach(home: 
         tight = Room(sum(bundle_files(home).values()), 0)
         install(packed(tmp_path, "5"), home, tight)
         assert mine.exists(), "what a session has open makes no room"
+        with pytest.raises(BudgetError, match="is an older version that a running session has open"):
+            install(packed(tmp_path, "5.1", size=3 * BIG), home, tight)
         with pytest.raises(StoreError, match="a running session has it open"):
             remove("b", home)
     assert not in_use(mine)
@@ -552,13 +571,26 @@ def test_the_verbs(tmp_path: Path):
     assert "from this device's store" in cli("inspect", "b", env=environment).stdout
     assert json.loads(cli("inspect", "b", "--json", env=environment).stdout)["origin"] == "store"
     assert "came with the package" in cli("inspect", "malaria", env=environment).stdout
+    one = pack(header(variants=[costly(header()["variants"][0])]), FILES, tmp_path / "large.edge").path
+    done = cli("store", "install", one, "--store", folder, *device)
+    assert (done.returncode, "it is installed, and will not run there: " in done.stderr) == (0, True), done.stderr
+    (folder / "notes.json").write_text("[]")
+    done = cli("store", "list", "--store", folder)
+    assert (done.returncode, "notes.json: found" in done.stderr, done.stdout.count("b  ")) == (1, True, 2)
+    (folder / "notes.json").unlink()
     big = packed(tmp_path, "1", "big", 2 << 20)
     done = cli("store", "install", big, "--store", folder, *device, "--reserve", "9999GiB")
     assert (done.returncode, "stay for the journal" in done.stderr) == (3, True)
     assert cli("store", "remove", "b", "--store", folder).returncode == 0
     done = cli("store", "remove", "b", "--store", folder)
-    assert (done.returncode, "installed is nothing" in done.stderr) == (1, True)
+    assert (done.returncode, "installed is means" in done.stderr) == (1, True)
     assert cli("store").returncode == 2
+
+
+def costly(variant: dict[str, Any]) -> dict[str, Any]:
+    cost = {"ram_bytes": 1 << 40, "storage_bytes": 0, "latency_ms": None, "energy_mj": None}
+    machines = {f"null/{arch}": {**cost, "basis": "measured", "where": ""} for arch in ("aarch64", "armv7l")}
+    return {**variant, "costs": machines}
 
 
 def test_it_runs_on_the_standard_library_alone(home: Path, tmp_path: Path):
@@ -582,6 +614,7 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert installed_bundle("malaria") is None
 
 
+@settings(max_examples=30)
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.dictionaries(st.text(), inner)))
 def test_an_index_that_is_anything_is_refused_in_words(tmp_path_factory: pytest.TempPathFactory, plain: Any):
     folder = tmp_path_factory.getbasetemp() / "odd-index"

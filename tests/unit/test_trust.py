@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -434,6 +436,24 @@ def test_a_key_is_changed_and_an_old_one_revoked(home: Path, tmp_path: Path, cli
         load_bundle(old)
     with pytest.raises(TrustError, match="found no accepted key 'clinic'"):
         trust.revoke("clinic", home / "keys")
+
+
+def test_a_full_disk_at_the_first_key_leaves_the_device_as_it_was(home: Path, clinic: Path, monkeypatch: Any):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrustError, match="No space left"):
+        trust.accept(public(clinic), home / "keys")
+    assert trust.accepted_keys() is None
+    assert list(home.iterdir()) == []
+    monkeypatch.undo()
+    trust.accept(public(clinic), home / "keys")
+    keys.make_key(clinic.with_name("second"))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrustError, match="No space left"):
+        trust.accept(clinic.with_name("second.pub"), home / "keys")
+    assert [one.name for one in trust.accepted_keys(home / "keys") or ()] == ["clinic"]
 
 
 def test_a_version_whose_key_was_revoked_is_not_rolled_back_to(home: Path, tmp_path: Path, clinic: Path):
