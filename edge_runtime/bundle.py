@@ -174,11 +174,11 @@ class Bundle(NamedTuple):
 def find_bundle(name: str | os.PathLike[str]) -> Path:
     """A path as it is; a bare name such as "malaria" is a bundle that came with the package."""
     path = Path(name)
-    if path.is_file() or path.suffix or len(path.parts) != 1 or not NAME.fullmatch(str(name)):
+    if os.path.isfile(path) or path.suffix or len(path.parts) != 1 or not NAME.fullmatch(str(name)):
         return path
     here = Path(__file__).resolve().parent
     for shipped in (here / "models" / f"{name}.edge", here.parent / "models" / str(name) / f"{name}.edge"):
-        if shipped.exists():
+        if os.path.isfile(shipped):
             return shipped
     return path
 
