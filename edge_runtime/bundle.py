@@ -189,7 +189,7 @@ def find_bundle(name: str | os.PathLike[str]) -> Path:
     version of it; else the name of one that came with the package. Raises StoreError where the store cannot be read."""
     path = Path(name)
     bare, at, version = str(name).partition("@")
-    if path.is_file() or path.suffix == ".edge" or os.sep in str(name) or not NAME.fullmatch(bare):
+    if os.path.isfile(path) or path.suffix == ".edge" or os.sep in str(name) or not NAME.fullmatch(bare):
         return path
     from edge_runtime.shelf import installed_bundle  # a path needs none of it
 
@@ -200,7 +200,7 @@ def find_bundle(name: str | os.PathLike[str]) -> Path:
 def shipped_bundle(name: str) -> Path | None:
     here = Path(__file__).resolve().parent
     for shipped in (here / "models" / f"{name}.edge", here.parent / "models" / name / f"{name}.edge"):
-        if shipped.exists():
+        if os.path.isfile(shipped):
             return shipped
     return None
 

@@ -62,15 +62,15 @@ class Item(NamedTuple):
         if len(self.paths) > 1:
             return sorted(self.paths)
         path = self.paths[0]
-        if path.is_dir():
+        if os.path.isdir(path):
             found = _images_in(path)
-        elif path.exists():
+        elif os.path.exists(path):
             found = [path]
         else:
             raise InputError(f"{path}: found nothing there, wanted an image or a folder of images")
         if not found:
             wanted = f"wanted files ending in {', '.join(sorted(IMAGE_ENDINGS))}"
-            deeper = path.is_dir() and _folders_in(path)
+            deeper = os.path.isdir(path) and _folders_in(path)
             hint = f"give the folders in it: {path}/*/" if deeper else None
             raise InputError(f"{path}: found no image, {wanted}", hint=hint)
         return found
@@ -150,7 +150,10 @@ class Item(NamedTuple):
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as text that can be printed on one line and stored: bytes that are not UTF-8, as old memory sticks have
     them, and control characters stand as backslash escapes."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # what no file can be called
+        text = str(path)
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -186,7 +189,7 @@ def find_items(paths: Iterable[str | os.PathLike[str]], slide_name: str | None =
         return list(_grouped([Path(path) for path in paths], slide_name))
     found: list[Item] = []
     for path in map(Path, paths):
-        inner = _folders_in(path) if path.is_dir() else []
+        inner = _folders_in(path) if os.path.isdir(path) else []
         images = _images_in(path) if inner else []
         slides = [one for one in inner if _images_in(one)] if images else inner
         if images and slides:
@@ -213,9 +216,9 @@ def _grouped(paths: list[Path], slide_name: str) -> Iterator[Item]:
         raise UsageError(f"slide name: found {slide_name!r}, wanted a regular expression: {error}") from error
     groups: dict[str, list[Path]] = {}
     for top in paths:
-        if not top.exists():
+        if not os.path.exists(top):
             raise InputError(f"{top}: found nothing there, wanted a folder of images")
-        for folder, _, names in os.walk(top) if top.is_dir() else [(str(top.parent), [], [top.name])]:
+        for folder, _, names in os.walk(top) if os.path.isdir(top) else [(str(top.parent), [], [top.name])]:
             for name in filter(is_image, names):
                 match = pattern.search(name)
                 if match:

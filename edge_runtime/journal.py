@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,26 @@ class Head(NamedTuple):
     hash: str
 
 
+def _check_place(path: Path) -> bool:
+    """Whether there is a file. SQLite opens what it is given, and waits for ever where that is a pipe, or where one
+    stands beside it under the names that SQLite uses. Raises JournalError."""
+    there = False
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        one = f"{path}{suffix}"
+        try:
+            there = stat.S_ISREG(os.stat(one).st_mode)
+        except FileNotFoundError:
+            there = False
+            continue
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise JournalError(f"{one}: cannot be used as a journal: {said}") from error
+        if not there:
+            what = "a folder" if os.path.isdir(one) else "a pipe or a device"
+            raise JournalError(f"{one}: cannot be used as a journal: found {what}, wanted a file")
+    return there
+
+
 class Journal:
     """Open for as long as it is needed; close it, or use it in `with`. Safe for several processes.
 
@@ -46,7 +67,7 @@ class Journal:
         import sqlite3
 
         self.path = Path(path)
-        if not create and not self.path.exists():
+        if not _check_place(self.path) and not create:
             hint = "edge-runtime loop BUNDLE FOLDER --journal FILE"
             raise JournalError(f"{self.path}: found no journal there", hint=hint)
         # what a damaged file is called in may not be UTF-8 either

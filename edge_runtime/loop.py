@@ -55,7 +55,7 @@ def watch(
     Raises InputError where the folder does not exist now.
     """
     top = Path(folder)
-    if not top.is_dir():
+    if not os.path.isdir(top):
         raise InputError(f"{top}: found no folder there, wanted one to watch")
     find_items([], slide_name)  # raises for a bad pattern now, and not at the first look
     return _watch(top, once, settle_s, poll_s, slide_name, notice)
@@ -173,7 +173,7 @@ def run_loop(
             mark = _mark(item)  # reading it gives the error, which is recorded
             if journal.knows(item.name, digest="", failed=not retry):
                 continue
-        if not any(path.exists() for path in item.paths):
+        if not any(os.path.exists(path) for path in item.paths):
             continue  # it went away; `watch` gives it again when it comes back
         state, start = item.state(), time.monotonic()
         outcome = run_item(session, item, progress=progress, recorder=recorder)

@@ -184,7 +184,7 @@ def open_program(
     model = Path(path)
     check_threads(threads)
     check_time_limit(time_limit_s)
-    if not model.is_file():
+    if not os.path.isfile(model):
         raise EngineError(f"{model}: found no file there, wanted an ONNX or TFLite model")
     profile = load_profile(device) if isinstance(device, str) else device
     name = engine_for(model, engine)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAME = "null"
 FORMATS: tuple[str, ...] = ("null",)
 BATCH = 4
+MAX_BYTES = 1 << 20
 
 
 def missing() -> str | None:
@@ -41,7 +42,9 @@ def load(model: bytes | str | Path, options: EngineOptions) -> NullProgram:
     text = model
     if not isinstance(text, bytes):
         with open(text, "rb") as stream:
-            text = stream.read()
+            text = stream.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise EngineError(f"null engine: found more than {MAX_BYTES} bytes, wanted JSON of that at most")
     try:
         plain = json.loads(text)
         inputs = tuple(TensorSpec.from_json(one) for one in plain["inputs"])

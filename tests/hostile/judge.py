@@ -16,6 +16,8 @@ from edge_runtime.errors import EdgeError
 
 # Of the processor and not of the clock: how busy the machine is must not decide.
 CPU_LIMIT_S = 20
+# And for what waits without working, as on a pipe that nobody writes to.
+WAIT_LIMIT_S = 45
 # The most that reading a file of this suite may add to the process that reads it.
 MEMORY_LIMIT_BYTES = 256 << 20
 GOOD = ("refused", "accepted", "child ended", "time limit", "memory limit")
@@ -49,13 +51,17 @@ def cpu_limit(seconds: float = CPU_LIMIT_S) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Hung
 
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    timers = {signal.SIGVTALRM: (signal.ITIMER_VIRTUAL, seconds), signal.SIGALRM: (signal.ITIMER_REAL, WAIT_LIMIT_S)}
+    before = {one: signal.signal(one, stop) for one in timers}
+    for timer, limit in timers.values():
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        for timer, _ in timers.values():
+            signal.setitimer(timer, 0)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def end_of(error: EdgeError) -> str:
