@@ -31,6 +31,19 @@ class Place(NamedTuple):
     reason: str
 
 
+def describe(place: Place) -> str:
+    """How the guard holds a memory limit here, for a person."""
+    if place.parent is not None:
+        return f"a control group for each model ({place.reason}), and a watchdog"
+    # ways into a group where one may be made, on systems that have them
+    hint = "; systemd-run --user --scope -p Delegate=yes COMMAND may give one" if _systemd(place.reason) else ""
+    return f"rlimits and a watchdog; no control group: {place.reason}{hint}"
+
+
+def _systemd(reason: str) -> bool:
+    return os.path.isdir("/run/systemd/system") and "cgroup v1" not in reason and VARIABLE not in reason
+
+
 class Group:
     """A group for one child; `close` it when the child is gone."""
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime import sandbox
+from edge_runtime import cgroup, sandbox
 from edge_runtime.bundle import load_bundle
 from edge_runtime.disk import DiskSpeed, measure_disk
 from edge_runtime.engine import ENGINES, probe
@@ -59,6 +59,7 @@ def examine(device: str = "this-device", folder: Path | None = None) -> dict[str
     dot, meaning = int8_meaning(machine.arch, words)
     disk = measure_disk(folder or home())
     clock = clock_facts(time.time())
+    place = cgroup.find_place()
     found = {
         "device": profile.name,
         "title": profile.title,
@@ -74,6 +75,7 @@ def examine(device: str = "this-device", folder: Path | None = None) -> dict[str
         "available_ram_bytes": machine.available_bytes,
         "budget_ram_bytes": profile.budget.ram_bytes,
         "budget_storage_bytes": profile.budget.storage_bytes,
+        "memory_limit": {"by": "cgroup" if place.parent else "rlimit", "about": cgroup.describe(place)},
         "disk": asdict(disk),
         "clock": clock,
         "state": read_state().to_json(),
@@ -112,6 +114,7 @@ def _lines(found: dict[str, Any], groups: tuple[CoreGroup, ...], disk: DiskSpeed
         f"int8      {found['int8']}",
         f"memory    {format_bytes(found['ram_bytes'])}, {format_bytes(found['available_ram_bytes'])} free now, "
         f"up to {format_bytes(found['budget_ram_bytes'])} for a model",
+        f"memory    the limit is held by {found['memory_limit']['about']}",
         f"storage   {free}up to {format_bytes(found['budget_storage_bytes'])} for bundles",
         f"storage   {_disk(disk)}",
         f"clock     {clock['utc']}, {'plausible' if clock['plausible'] else 'WRONG: ' + clock['why']}; "

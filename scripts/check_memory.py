@@ -103,7 +103,7 @@ def report(rows: list[dict[str, Any]], output: Path | None) -> int:
 
 
 def fit(rows: list[dict[str, Any]]) -> None:
-    """Prints what footprint.LAWS and BASES are made of, by engine; LAWS.running is what stays and what is added."""
+    """Prints for each engine what footprint.LAWS and BASES are made of; LAWS.running is what stays and is added."""
     for engine in LAWS:
         some = [row for row in rows if row["engine"] == engine]
         # activations are made while LiteRT loads, and onnxruntime spreads nothing

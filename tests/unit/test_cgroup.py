@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime import cgroup
+from edge_runtime import cgroup, doctor
 from edge_runtime.errors import BudgetError, EngineError
 from edge_runtime.guard import Child, Limits
 from tests.unit.test_session import MIB
@@ -170,3 +170,15 @@ def test_a_kill_by_somebody_else_is_not_a_breach(tree: Tree, monkeypatch: pytest
     child.ready()
     with pytest.raises(EngineError, match="SIGKILL"):
         child.call("signal", {"signal": 9})
+
+
+def test_doctor_says_how_the_limit_is_held_and_why(tree: Tree, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "_engines", list)
+    for value, by, said in (
+        (str(tree.top), "cgroup", f"a control group for each model (memory.max in {tree.top}), and a watchdog"),
+        ("off", "rlimit", "rlimits and a watchdog; no control group: switched off by EDGE_RUNTIME_CGROUP"),
+    ):
+        monkeypatch.setenv(cgroup.VARIABLE, value)
+        found = doctor.examine(folder=tree.root)
+        assert found["memory_limit"] == {"by": by, "about": said}
+        assert f"memory    the limit is held by {said}" in found["text"]
