@@ -70,8 +70,8 @@ class Journal:
         if not _check_place(self.path) and not create:
             hint = "edge-runtime loop BUNDLE FOLDER --journal FILE"
             raise JournalError(f"{self.path}: found no journal there", hint=hint)
-        # what a damaged file is called in may not be UTF-8 either
-        self._sqlite_error = (sqlite3.Error, UnicodeDecodeError)
+        # in a damaged file names may not be UTF-8 either, and numbers may end
+        self._sqlite_error = (sqlite3.Error, UnicodeDecodeError, OverflowError)
         self._db, self.version = open_file(self.path, create)
 
     def knows(

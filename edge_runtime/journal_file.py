@@ -243,9 +243,13 @@ def _fill(db: sqlite3.Connection, version: int) -> None:
 # ---------------------------------------------------------------- errors
 
 
-def in_words(path: Path, error: sqlite3.Error | UnicodeDecodeError, about: str = "") -> JournalError:
+def in_words(path: Path, error: sqlite3.Error | UnicodeDecodeError | OverflowError, about: str = "") -> JournalError:
     """What SQLite says, as one clear error with the next command."""
-    name = "SQLITE_CORRUPT" if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorname", "")
+    name = (
+        "SQLITE_CORRUPT"
+        if isinstance(error, UnicodeDecodeError | OverflowError)
+        else getattr(error, "sqlite_errorname", "")
+    )
     said = f"{path}: {about}"
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _is_full(path)):
         return JournalError(

@@ -123,7 +123,7 @@ def test_enormous_files_are_refused_by_their_header(tmp_path: Path):
     good = small_bundle(tmp_path)
     plain = header_of(good)
     plain["files"] = [{**one, "size": 4 << 30} for one in plain["files"]]
-    content = rehashed(good, plain)[: -len(good) // 2]
+    content = rehashed(good, plain)
     path = tmp_path / "enormous.edge"
     whole = FIXED_BYTES + struct.unpack_from("<I", content, 12)[0]
     size = -(-whole // 64) * 64 + (8 << 30)
@@ -135,7 +135,7 @@ def test_enormous_files_are_refused_by_their_header(tmp_path: Path):
     before = bytes_read()
     with pytest.raises(BudgetError, match="storage|memory"):
         edge.open_session(load_bundle(path), "raspberry-pi-zero-2w")
-    with pytest.raises(BudgetError, match="needs 192 GiB"):
+    with pytest.raises(BudgetError, match=r"needs \d+ GiB \(estimated\)"):
         edge.open_program(model, device="raspberry-pi-zero-2w")
     os.truncate(path, size + (1 << 30))
     with pytest.raises(EdgeError, match="truncated, or something stands behind"):

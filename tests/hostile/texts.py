@@ -17,6 +17,7 @@ import numpy as np
 from edge_runtime.coded import FIXED, SIZES, decode
 from edge_runtime.errors import BudgetError
 from edge_runtime.journal import Journal
+from edge_runtime.journal_check import verify
 from edge_runtime.profile import load_profile
 from edge_runtime.results import Origin, Outcome, Prediction
 from tests.hostile.bundles import places
@@ -108,19 +109,26 @@ def journals(good: bytes, seeds: range, folder: Path) -> Iterator[tuple[str, byt
     yield "text", b"when,item,verdict\n" * 99
 
 
-_LOOSE = "PRAGMA ignore_check_constraints=1;"
-_DROP = "DROP TABLE outcomes"
+_FREE = "DROP TRIGGER entries_stay; DROP TRIGGER entries_last;"
+_DROP = f"{_FREE} DROP TABLE entries"
+_COLUMNS = "'outcome' AS kind, '2' AS recorded, '' AS hash"
 _STATEMENTS = {
     "no table": _DROP,
+    "no items": "DROP TABLE items",
     "version 0": "PRAGMA user_version=0",
+    "version 1": "PRAGMA user_version=1",
     "version 99": "PRAGMA user_version=99",
     "version below 0": "PRAGMA user_version=-5",
-    "other table": f"{_DROP}; CREATE TABLE outcomes (id INTEGER PRIMARY KEY, item TEXT, outcome TEXT, recorded TEXT)",
-    "a view": f"{_DROP}; CREATE VIEW outcomes AS SELECT 1 AS id, '{{}}' AS outcome, '2' AS recorded, 'x' AS item",
-    "endless view": f"{_DROP}; CREATE VIEW outcomes AS WITH RECURSIVE r(id) AS (SELECT 1 UNION ALL SELECT id+1 "
-    "FROM r LIMIT 3000) SELECT id, 'x' AS outcome, '2' AS recorded, 'x' AS item FROM r",
+    "other table": f"{_DROP}; CREATE TABLE entries (number INTEGER PRIMARY KEY, content TEXT, recorded TEXT)",
+    "a view": f"{_DROP}; CREATE VIEW entries AS SELECT 1 AS number, '{{}}' AS content, {_COLUMNS}",
+    "endless view": f"{_DROP}; CREATE VIEW entries AS WITH RECURSIVE r(number) AS (SELECT 1 UNION ALL SELECT number+1 "
+    f"FROM r LIMIT 3000) SELECT number, 'x' AS content, {_COLUMNS} FROM r",
+    "numbers from the end": f"{_FREE} UPDATE entries SET number=9223372036854775807 WHERE number=20",
+    "items that point nowhere": "UPDATE items SET entry=entry+1000",
+    "names that are bytes": "UPDATE items SET item=x'ff' WHERE entry=3",
+    "a hash of bytes": f"{_FREE} UPDATE entries SET hash=x'ff00' WHERE number=40",
     **{
-        f"outcome {name}": f"{_LOOSE} UPDATE outcomes SET outcome={value} WHERE id=3"
+        f"outcome {name}": f"{_FREE} UPDATE entries SET content={value} WHERE number=3"
         for name, value in {
             "not JSON": "'{'",
             "a number": "7",
@@ -144,6 +152,7 @@ def read_journal(content: bytes, path: Path) -> None:
     with Journal(path, create=False) as journal:
         for one in journal.outcomes():
             assert one["item"] is not None and one["when"] is not None, "what is given has its fields"
+        verify(journal)
     with Journal(path) as journal:
         len(journal)
         journal.knows("item 1", fingerprint="mark")

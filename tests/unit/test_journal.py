@@ -319,7 +319,7 @@ def test_a_journal_of_the_first_version_is_rescued(old: Path, tmp_path: Path):
     ("make", "said"),
     [
         (lambda path: path, "there is no folder"),
-        (lambda path: path.parent.mkdir() or path.mkdir(), "it is a folder"),
+        (lambda path: path.parent.mkdir() or path.mkdir(), "found a folder, wanted a file"),
     ],
 )
 def test_a_place_where_no_file_can_be(make: Callable[[Path], object], said: str, tmp_path: Path):
