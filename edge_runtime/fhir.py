@@ -215,8 +215,8 @@ def _of_a_slide(row: Plain, observe: Any) -> Iterator[Plain]:
         per_ul = _quantity(row["parasites_per_ul"], "parasites per microlitre", "/uL")
         yield observe("density", density, valueQuantity=per_ul, note=formula)
     elif verdict == "none_found":
-        below = _quantity(row["not_excluded_below_per_ul"], "parasites per microlitre", "/uL") | {"comparator": "<"}
-        yield observe("density", density, valueQuantity=below, note=formula)
+        below = _quantity(_up(row["not_excluded_below_per_ul"]), "parasites per microlitre", "/uL")
+        yield observe("density", density, valueQuantity=below | {"comparator": "<"}, note=formula)
 
 
 # ---------------------------------------------------------------- small parts
@@ -246,6 +246,12 @@ def _absent(code: str, display: str, text: str) -> Plain:
 def _quantity(value: float, unit: str, code: str) -> Plain:
     exact = value if isinstance(value, int) else float(f"{value:.6g}")
     return {"value": exact, "unit": unit, "system": _UCUM, "code": code}
+
+
+def _up(value: float) -> int:
+    """Two figures, rounded up as in the verdict's own words: what cannot be excluded is never understated."""
+    unit = 10 ** max(0, len(str(int(value))) - 2)
+    return int(-(-value // unit)) * unit
 
 
 def _instant(when: str) -> str:

@@ -155,7 +155,7 @@ def test_found(tmp_path: Path):
 
 def test_none_found_is_a_limit_and_never_not_detected(tmp_path: Path):
     one, (answer, _, _, density) = report(tmp_path, "none_found")
-    assert (density["valueQuantity"]["comparator"], density["valueQuantity"]["value"]) == ("<", 48900)
+    assert (density["valueQuantity"]["comparator"], density["valueQuantity"]["value"]) == ("<", 49000)
     assert "snomed" not in json.dumps(answer)
     assert "interpretation" not in answer
     assert "not verified by a person" in one["conclusion"]

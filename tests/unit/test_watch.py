@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from edge_runtime.errors import InputError, JournalError
@@ -21,7 +23,7 @@ from edge_runtime.journal import Journal
 from edge_runtime.journal_check import verify
 from edge_runtime.loop import run_loop, watch
 from edge_runtime.results import Outcome
-from edge_runtime.unfinished import is_temporary, is_unfinished
+from edge_runtime.unfinished import _is_unfinished, is_temporary, is_unfinished
 from tests.conftest import picture
 from tests.unit.test_journal import limited, outcome
 
@@ -74,11 +76,18 @@ def test_what_phones_put_before_and_behind_an_image(tmp_path: Path):
     assert not is_unfinished(path)
 
 
-@pytest.mark.parametrize("content", [b"no image", b"\xff\xd8 no", b"BM", b"RIFF\0\0\0\0WEBP", b"\x89PNG\r\n\x1a\n" * 9])
-def test_damage_is_no_error_here(content: bytes, tmp_path: Path):
-    (tmp_path / "x.jpg").write_bytes(content)
-    assert is_unfinished(tmp_path / "x.jpg") in (True, False)
+BEGINNINGS = [b"", b"\xff\xd8", b"\xff\xd8\xff", b"BM", b"RIFF\0\0\0\0WEBP", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"]
+
+
+@given(st.sampled_from(BEGINNINGS), st.binary(max_size=200))
+def test_damage_is_no_error_here(beginning: bytes, noise: bytes):
+    content = beginning + noise
+    assert _is_unfinished(io.BytesIO(content), len(content)) in (True, False)
+
+
+def test_what_cannot_be_read_is_left_to_the_reader(tmp_path: Path):
     assert not is_unfinished(tmp_path)
+    assert not is_unfinished(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
