@@ -20,6 +20,8 @@ What it does not do.
 - `run FILE` of an older bundle with a good signature works, and so does its install where nothing newer is installed:
   versions are compared at `store install` only, with the current one.
 - It speaks of bundles. A bare .onnx or .tflite (`bench`, `open_program`) bears no signature, and yields no verdict.
+- Started as `python -m edge_runtime` in a folder of the stick, Python loads that folder's own modules: call
+  `edge-runtime`, which does not.
 - The package itself comes by pip or apt, whose own checks it relies on. The bundle in it is treated like any other.
 - Engines have bugs in their parsers; that a hostile model stays in its child is sandbox.py's and guard.py's matter, and
   is the second line, not the first.
