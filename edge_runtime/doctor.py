@@ -20,7 +20,7 @@ from edge_runtime import cgroup, sandbox
 from edge_runtime.bundle import load_bundle
 from edge_runtime.disk import DiskSpeed, measure_disk
 from edge_runtime.engine import ENGINES, probe
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import TrustError, UsageError
 from edge_runtime.facts import CoreGroup, clock_facts, core_groups, int8_meaning
 from edge_runtime.guard import Limits
 from edge_runtime.keys import library
@@ -83,7 +83,7 @@ def examine(device: str = "this-device", folder: Path | None = None) -> dict[str
         "battery_mah": machine.battery_mah,
         "engines": _engines(),
         "network": sandbox.examine(),
-        "signatures": library(),
+        "trust": _trust(),
     }
     return found | {"text": _lines(found, groups, disk)}
 
@@ -123,7 +123,7 @@ def _lines(found: dict[str, Any], groups: tuple[CoreGroup, ...], disk: DiskSpeed
         f"throttling {'not told by this system' if throttled is None else ' '.join(throttled) or 'none'}",
         f"meter     {meter}",
         f"network   {found['network']['text']}",
-        f"trust     {_trust(found['signatures'])}",
+        f"trust     {found['trust']['text']}",
         *(
             f"engine    {one['engine']}: {one['version'] if one['works'] else 'no: ' + str(one['reason'])}"
             for one in found["engines"]
@@ -131,13 +131,20 @@ def _lines(found: dict[str, Any], groups: tuple[CoreGroup, ...], disk: DiskSpeed
     ]
 
 
-def _trust(library: str | None) -> str:
-    checks = f"signatures are checked by {library}" if library else "no library here that checks signatures"
-    keys = accepted_keys()
+def _trust() -> dict[str, Any]:
+    """`keys`: the ids that are accepted, None where none is demanded; `library`: what checks signatures here."""
+    checker = library()
+    found: dict[str, Any] = {"library": checker, "keys": []}
+    checks = f"signatures are checked by {checker}" if checker else "no library here that checks signatures"
+    try:
+        keys = accepted_keys()
+    except TrustError as error:
+        return found | {"text": f"every bundle is refused: {error.message}"}
     if keys is None:
-        return f"bundles need no signature; {checks}"
+        return found | {"keys": None, "text": f"bundles need no signature; {checks}"}
     who = ", ".join(map(str, keys)) or "nobody"
-    return f"bundles must be signed by {who}; {checks}{'' if library else ': every bundle is refused'}"
+    text = f"bundles must be signed by {who}; {checks}{'' if checker else ': every bundle is refused'}"
+    return found | {"keys": [one.id for one in keys], "text": text}
 
 
 def _group(one: CoreGroup) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from edge_runtime.shelf import Kept, Shelf
     from edge_runtime.store import Problem, Room
 
+_LARGE_BYTES = 32 << 20  # what takes a while from a stick
+
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
@@ -98,6 +100,8 @@ def _install(arguments: argparse.Namespace) -> int:
     source = Path(arguments.bundle)
     if not source.exists():  # "malaria": the shipped one, to be kept and rolled back like any other
         source = find_bundle(arguments.bundle)
+    if source.is_file() and source.stat().st_size >= _LARGE_BYTES:
+        _say(f"edge-runtime: copying {format_bytes(source.stat().st_size)}, reading it back and checking it")
     done = install(source, folder, _room(arguments), trust=arguments.trust, allow_older=arguments.allow_older)
     objection = _objection(folder, done.name, done.kept.digest, arguments.device)
     if arguments.json:
@@ -132,6 +136,7 @@ def _objection(folder: Path, name: str, digest: str, device: str) -> str | None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from edge_runtime.shelf import bundle_file
     from edge_runtime.store import bundle_files, list_store, space
     from edge_runtime.units import format_bytes
 
@@ -140,20 +145,27 @@ def _list(arguments: argparse.Namespace) -> int:
     shelves = list_store(folder, broken)
     for one in broken:
         _say(f"edge-runtime: {one.what}")
-    room, used = _room(arguments), sum(bundle_files(folder).values())
+    files = bundle_files(folder)
+    room, used = _room(arguments), sum(files.values())
+    known = {bundle_file(folder, shelf.name, kept.digest) for shelf in shelves for kept in shelf.kept}
+    other = sum(size for path, size in files.items() if path not in known)
     free, reserve = space(folder)
     reserve = reserve if room.reserve_bytes is None else room.reserve_bytes
     for shelf in shelves:
         for role, kept in (("current", shelf.current), ("previous", shelf.previous)):
             if kept is not None:
                 _show(shelf, kept, role, folder, arguments.json)
-    code = 1 if broken else 0
+    if other and not arguments.json:
+        text = (
+            "is of an interrupted command or still open in a session: the next install or remove takes away what it can"
+        )
+        _say(f"{folder}: {format_bytes(other)} {text}")
     if not arguments.json:
         _say(
             f"{folder}: {format_bytes(used)} of {format_bytes(room.quota_bytes)} used; {format_bytes(free)} free on "
             f"the file system, of which {format_bytes(reserve)} stay for the journal"
         )
-    return code
+    return 1 if broken else 0
 
 
 def _show(shelf: Shelf, kept: Kept, role: str, folder: Path, as_json: bool) -> None:

@@ -17,8 +17,11 @@ What it does not do.
   is revoked on every device, by hand (`keys revoke`): devices that are offline cannot be told.
 - It does not hold against somebody who controls the device's account: they can change this program, the store, the
   journal or, unless it is root's in /etc, the keys. With /etc, they still run what they like, not with our `loop`.
-- `run FILE` of an older bundle with a good signature works: versions are compared at `store install` only.
+- `run FILE` of an older bundle with a good signature works, and so does its install where nothing newer is installed:
+  versions are compared at `store install` only, with the current one.
 - It speaks of bundles. A bare .onnx or .tflite (`bench`, `open_program`) bears no signature, and yields no verdict.
+- Started as `python -m edge_runtime` in a folder of the stick, Python loads that folder's own modules: call
+  `edge-runtime`, which does not.
 - The package itself comes by pip or apt, whose own checks it relies on. The bundle in it is treated like any other.
 - Engines have bugs in their parsers; that a hostile model stays in its child is sandbox.py's and guard.py's matter, and
   is the second line, not the first.

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import edge_runtime as edge
 from edge_runtime import sandbox
 from edge_runtime.guard import Child
 from edge_runtime.sandbox import MACHINES, NAMESPACE, NONE, SECCOMP, examine, program, userland
-from tests.conftest import ROOT
+from tests.conftest import ROOT, picture, small_device
 
 PTRACE = {"x86_64": 101, "aarch64": 117, "armv7l": 26}
 here = examine()
@@ -33,6 +34,18 @@ def test_a_model_can_open_no_socket_by_any_way():
         child.close()
     assert set(found.values()) == {"Operation not permitted"}, found
     assert {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "child", "io_uring", "ptrace"} <= set(found)
+
+
+@needs_seccomp
+def test_every_sessions_child_is_under_the_filter_before_it_has_a_model(means: Path, tmp_path: Path):
+    with edge.open_session(means, small_device()) as session:
+        assert session.predict(picture(tmp_path / "a.png", (255, 0, 0)))
+        assert session._child
+        status = Path(f"/proc/{session._child._process.pid}/status").read_text()
+    assert re.search(r"^Seccomp:\t2$", status, re.M)
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.M)
+    source = (ROOT / "edge_runtime" / "child.py").read_text()
+    assert source.index("    shut_network()\n") < source.index("read_frame(requests.read)")
 
 
 def run(code: str) -> str:

@@ -574,6 +574,8 @@ def test_the_verbs(tmp_path: Path):
     one = pack(header(variants=[costly(header()["variants"][0])]), FILES, tmp_path / "large.edge").path
     done = cli("store", "install", one, "--store", folder, *device)
     assert (done.returncode, "it is installed, and will not run there: " in done.stderr) == (0, True), done.stderr
+    (folder / ".incoming-1").write_bytes(bytes(1 << 20))
+    assert "1 MiB is of an interrupted command" in cli("store", "list", "--store", folder).stderr
     (folder / "notes.json").write_text("[]")
     done = cli("store", "list", "--store", folder)
     assert (done.returncode, "notes.json: found" in done.stderr, done.stdout.count("b  ")) == (1, True, 2)

@@ -496,6 +496,17 @@ def test_the_verbs(home: Path, tmp_path: Path):
     assert "no key: no bundle is accepted" in cli("keys", "list").stdout
 
 
+def test_doctor_tells_what_is_demanded(home: Path, clinic: Path):
+    from edge_runtime.doctor import _trust
+
+    assert (_trust()["keys"], "need no signature; signatures are checked by PyNaCl" in _trust()["text"]) == (None, True)
+    trust.accept(public(clinic), home / "keys")
+    assert "must be signed by clinic (" in _trust()["text"]
+    assert _trust()["keys"] == [keys.read_public(public(clinic)).id]
+    (home / "keys" / "odd.pub").write_text("?")
+    assert "every bundle is refused: " in _trust()["text"]
+
+
 def test_a_bundle_of_the_format_before_signatures_is_read_as_ever(home: Path, tmp_path: Path):
     """Format 1 stays what is packed: readers of before have what they had."""
     made = pack(header(), {"m.null": null_model()}, tmp_path / "b.edge")
