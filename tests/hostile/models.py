@@ -29,6 +29,7 @@ def onnx_cases(seeds: range) -> Iterator[Case]:
     for seed in seeds:
         yield f"graph {seed}", ("onnxruntime", lying_onnx(Random(f"onnx graph {seed}")))
     yield from ((name, ("onnxruntime", content)) for name, content in greedy_onnx().items())
+    yield "endless loop", ("onnxruntime", endless_onnx())
 
 
 def tflite_cases(seeds: range) -> Iterator[Case]:
@@ -39,6 +40,7 @@ def tflite_cases(seeds: range) -> Iterator[Case]:
     for seed in (*seeds, 137):  # the last ended its process with SIGSEGV (ai_edge_litert 2.3)
         if graph := lying_tflite(Random(f"tflite graph {seed}")):
             yield f"graph {seed}", ("litert", graph)
+    yield "endless loop", ("litert", endless_tflite())
 
 
 def null_cases(seeds: range) -> Iterator[Case]:

@@ -27,7 +27,7 @@ from tests.hostile.texts import (
 )
 from tests.hostile.tries import try_models
 
-SHORT_SEEDS = 60
+SHORT_SEEDS = 120
 
 
 def run_kind(kind: str, seeds: int, folder: Path) -> Tally:

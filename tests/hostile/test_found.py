@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import sqlite3
+import stat
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,10 +119,42 @@ def test_what_an_engine_prints_is_no_sign_of_life():
         child.close()
 
 
+@pytest.mark.parametrize(
+    ("op", "said"), [("dies", "died of SIGKILL"), ("garbage", "cannot be read"), ("other", "cannot be read")]
+)
+def test_answers_that_are_cut_or_nonsense(op: str, said: str):
+    child = Child("tests.hostile.test_found:chatterbox", {}, Limits())
+    try:
+        child.ready()
+        with pytest.raises(EngineError, match=said):
+            child.call(op, {})
+        assert not child.alive
+    finally:
+        child.close()
+
+
+def answer_pipe() -> int:
+    """The descriptor that answers go to, in the child: a pipe for writing that is not its stderr."""
+    for fd in range(3, 40):
+        with contextlib.suppress(OSError):
+            there = os.fstat(fd)
+            writes = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+            if writes and stat.S_ISFIFO(there.st_mode) and there.st_ino != os.fstat(2).st_ino:
+                return fd
+    raise LookupError
+
+
 class Chatterbox:
     def handle(self, op: str, meta: dict[str, Any], arrays: dict[str, Any], progress: Any) -> Any:
         import time
 
+        if op == "dies":
+            os.write(answer_pipe(), b'\0\0\0\x20{"meta"')
+            os.kill(os.getpid(), 9)
+        if op in ("garbage", "other"):
+            text = b"\xff" * 8 if op == "garbage" else b"[[1, 2]]"
+            os.write(answer_pipe(), b"\0\0\0\x08" + text)
+            time.sleep(60)
         while True:
             os.write(2, b"still here\n")
             time.sleep(0.05)
