@@ -177,7 +177,7 @@ class Child:
             if question is not None:
                 self._send(question, arrays)
             while "progress" in plain:
-                frame = read_frame(self._read_exactly, self._out)
+                frame = self._read_frame()
                 if frame is None:
                     raise self._obituary()
                 plain, found = frame
@@ -193,6 +193,19 @@ class Child:
             raise self._rebuilt(plain["error"])
         # what is shared is overwritten by the next answer
         return plain["meta"], {name: array.copy() for name, array in found.items()}
+
+    def _read_frame(self) -> tuple[dict[str, Any], dict[str, Array]] | None:
+        """None where the child has died, perhaps in the middle of its answer. Raises EngineError for one that lives and
+        answers nonsense: its memory cannot be trusted any more."""
+        try:
+            return read_frame(self._read_exactly, self._out)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            try:
+                self._process.wait(POLL_S)
+            except subprocess.TimeoutExpired:
+                self.close()
+                raise EngineError("the model's process gave an answer that cannot be read, and was stopped") from error
+            return None
 
     def _read_exactly(self, count: int) -> bytes:
         """Bytes of the child's answer; while none come, watch its memory, its words and the clock."""

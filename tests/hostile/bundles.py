@@ -6,6 +6,7 @@ import copy
 import json
 import struct
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ from edge_runtime.bundle import MAGIC, load_bundle
 from edge_runtime.bundle_header import FIXED
 from edge_runtime.digest import sha256
 from edge_runtime.planner import plan
+from edge_runtime.profile import DeviceProfile
 from edge_runtime.task import find_task
 from tests.conftest import small_device
 from tests.hostile.damage import NUMBERS, spoil
@@ -130,6 +132,11 @@ def _thought_out(good: bytes, plain: dict[str, Any]) -> Iterator[tuple[str, byte
         yield f"task {kind}", rehashed(good, {**plain, "task": {"kind": kind}})
 
 
+@cache
+def _device() -> DeviceProfile:
+    return small_device()
+
+
 def read_whole(content: bytes, path: Path) -> None:
     """All that is done with a bundle before its model is loaded, and its files read."""
     path.write_bytes(content)
@@ -141,4 +148,4 @@ def read_whole(content: bytes, path: Path) -> None:
     for variant in bundle.variants:
         task.check(variant.inputs, variant.outputs)
     json.dumps(bundle.to_json())
-    plan(bundle, small_device()).to_json()
+    plan(bundle, _device()).to_json()

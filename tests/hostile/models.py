@@ -21,26 +21,34 @@ Case = tuple[str, tuple[str, bytes]]  # name, (engine, model)
 _HUGE = (0, -1, 1, 2, 2**16, 2**20, 2**31 - 1, 2**31, 2**40, 2**62, -(2**31), -(2**63))
 
 
-def models(seeds: range) -> Iterator[Case]:
+def onnx_cases(seeds: range) -> Iterator[Case]:
     for name, content in {**onnx_models(), "ort": ort_model()}.items():
-        for seed in seeds[: len(seeds) // 6]:
+        for seed in seeds[: len(seeds) // 4]:
             how, made = spoil(Random(f"onnx {name} {seed}"), content)
-            yield f"onnx {name} {seed} {how}", ("onnxruntime", made)
+            yield f"{name} {seed} {how}", ("onnxruntime", made)
     for seed in seeds:
-        yield f"onnx graph {seed}", ("onnxruntime", lying_onnx(Random(f"onnx graph {seed}")))
-    yield from ((f"onnx {name}", ("onnxruntime", content)) for name, content in greedy_onnx().items())
+        yield f"graph {seed}", ("onnxruntime", lying_onnx(Random(f"onnx graph {seed}")))
+    yield from ((name, ("onnxruntime", content)) for name, content in greedy_onnx().items())
+    yield "endless loop", ("onnxruntime", endless_onnx())
+
+
+def tflite_cases(seeds: range) -> Iterator[Case]:
     for name, content in tflite_models().items():
-        for seed in seeds[: len(seeds) // 6]:
+        for seed in seeds[: len(seeds) // 4]:
             how, made = spoil(Random(f"tflite {name} {seed}"), content)
-            yield f"tflite {name} {seed} {how}", ("litert", made)
-    for seed in seeds:
-        if made := lying_tflite(Random(f"tflite graph {seed}")):
-            yield f"tflite graph {seed}", ("litert", made)
-    for seed in seeds[: len(seeds) // 3]:
+            yield f"{name} {seed} {how}", ("litert", made)
+    for seed in (*seeds, 137):  # the last ended its process with SIGSEGV (ai_edge_litert 2.3)
+        if graph := lying_tflite(Random(f"tflite graph {seed}")):
+            yield f"graph {seed}", ("litert", graph)
+    yield "endless loop", ("litert", endless_tflite())
+
+
+def null_cases(seeds: range) -> Iterator[Case]:
+    for seed in seeds[: len(seeds) // 2]:
         random = Random(f"null {seed}")
         how, lied = lie(random, json.loads(null_model()))
         text = json.dumps(lied).encode("utf-8", "surrogatepass")
-        yield f"null {seed} {how}", ("null", spoil(random, text)[1] if seed % 3 == 0 else text)
+        yield f"{seed} {how}", ("null", spoil(random, text)[1] if seed % 3 == 0 else text)
 
 
 # ---------------------------------------------------------------- ONNX

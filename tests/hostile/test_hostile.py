@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
 import edge_runtime as edge
+from edge_runtime import bundle_header
 from edge_runtime.attached import read_labels
 from edge_runtime.bundle import load_bundle
 from edge_runtime.cli import main
@@ -125,7 +126,7 @@ def test_enormous_files_are_refused_by_their_header(tmp_path: Path):
     plain["files"] = [{**one, "size": 4 << 30} for one in plain["files"]]
     content = rehashed(good, plain)
     path = tmp_path / "enormous.edge"
-    whole = FIXED_BYTES + struct.unpack_from("<I", content, 12)[0]
+    whole = bundle_header.FIXED.size + struct.unpack_from("<I", content, 12)[0]
     size = -(-whole // 64) * 64 + (8 << 30)
     path.write_bytes(content[:whole])
     os.truncate(path, size)
@@ -141,9 +142,6 @@ def test_enormous_files_are_refused_by_their_header(tmp_path: Path):
     with pytest.raises(EdgeError, match="truncated, or something stands behind"):
         load_bundle(path)
     assert bytes_read() - before < 4 << 20
-
-
-FIXED_BYTES = 48
 
 
 # ---------------------------------------------------------------- the command line
@@ -191,7 +189,7 @@ def good(place: Path) -> bytes:
     return small_bundle(place)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_header(data: st.DataObject, good: bytes, place: Path):
     plain = header_of(good)
@@ -201,7 +199,7 @@ def test_any_header(data: st.DataObject, good: bytes, place: Path):
         read_whole(rehashed(good, plain), place / "any.edge")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(content=st.binary(max_size=300))
 def test_any_bytes(content: bytes, place: Path):
     lead = MAGIC + struct.pack("<HHQ", 1, 1, 64) + bytes(32)
@@ -218,7 +216,7 @@ def test_any_bytes(content: bytes, place: Path):
     assert len(lead) == FIXED.size
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(plain=JSON, fill=JSON)
 def test_any_json_for_the_null_engine(plain: Any, fill: Any):
     text = json.dumps({"inputs": plain, "outputs": [plain], "fill": fill}).encode("utf-8", "surrogatepass")
