@@ -234,6 +234,29 @@ def peers() -> str:
     return show([json.loads(line) for line in PEERS.read_text().splitlines()])
 
 
+def arm() -> str:
+    """What scripts/arm/test --long -o models/arm.jsonl recorded."""
+    found = lines("arm.jsonl")
+    made = ["| on emulated ARM | |", "| --- | ---: |"]
+    for one in found:
+        if one["what"] == "memory":
+            peak, group = one["peak_ram_bytes"] / 2**20, one["group_peak_bytes"]
+            said = f"{peak:.1f} MiB" + (f" / {group / 2**20:.1f} MiB" if group else "")
+            made.append(f"| peak memory of the model's process / of all, {one['choice']}, {one['userland']} | {said} |")
+        elif one["what"] == "instructions":
+            about = f"instructions a cell, {one['variant']} on {one['engine']}, {one['core']}"
+            made.append(f"| {about} | {one['least_per_cell']:,} |")
+        elif one["what"] == "power cuts":
+            control = one["control"]
+            made.append(
+                f"| power cuts after which anything acknowledged was lost, or a slide counted twice or never "
+                f"({one['slides']} slides; {one['lossy_cuts']} cuts with unflushed writes lost or torn) | "
+                f"{one['failed']} of {one['cuts']} |"
+            )
+            made.append(f"| the same of the control without syncs | {control['failed']} of {control['cuts']} |")
+    return "\n".join(made)
+
+
 def main() -> int:
     path = ROOT / "README.md"
     before = after = path.read_text()
@@ -244,6 +267,7 @@ def main() -> int:
         ("trust", trust()),
         ("compression", compression()),
         ("peers", peers()),
+        ("arm", arm()),
     ):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.S)
         after = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", after)

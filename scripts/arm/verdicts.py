@@ -1,10 +1,11 @@
 """What this machine says of slides whose truth is known: one JSON object a line on stdout. Runs on any machine.
 
-    python verdicts.py SLIDES CHOICE ...
+    python verdicts.py [--readings] SLIDES CHOICE ...
 
 SLIDES has the folders that scripts/arm/test made: fields/ and cells/, each with the slides infected/ and clean/. A
 CHOICE is FOLDER:VARIANT@ENGINE, or FOLDER alone for what the runtime chooses. A line has `step`, `seconds` and `found`:
-what the command printed as JSON. `phantom` renders a small slide, to be compared by its digest.
+what the command printed as JSON. `phantom` renders a small slide, to be compared by its digest; it and `doctor` are
+left out with --readings.
 """
 
 from __future__ import annotations
@@ -47,9 +48,13 @@ def phantom() -> None:
 
 
 def main() -> None:
-    slides, *choices = sys.argv[1:]
-    step("doctor", ["doctor"])
-    phantom()
+    words = sys.argv[1:]
+    if readings := "--readings" in words:
+        words.remove("--readings")
+    slides, *choices = words
+    if not readings:
+        step("doctor", ["doctor"])
+        phantom()
     for choice in choices:
         folder, _, what = choice.partition(":")
         variant, _, engine = what.partition("@")

@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import posixpath
+import re
 import shlex
 import shutil
 import struct
@@ -138,7 +139,10 @@ def objections(wanted, here):
             "C library: found glibc {}, wanted {} or newer".format(version, wanted["glibc"]),
             "a newer system: Debian 12 and Raspberry Pi OS of 2023 have 2.36",
         )
-    missing = sorted(set(wanted["features"]) - here["features"]) if here["features"] else ()
+    features = set(here["features"])
+    if "asimd" in features:  # a 64-bit kernel says the 64-bit words to 32-bit programs too
+        features |= {"neon", "vfpv4"}
+    missing = sorted(set(wanted["features"]) - features) if features else ()
     if missing:
         yield "processor: it lacks {}, which the engines use".format(", ".join(missing)), ""
 
@@ -301,7 +305,8 @@ def install(kit, into, self_test):
             if not os.path.isdir(target):
                 say(f"unpacking {kit.title} into {into} ...")
                 kit.unpack(trial)
-                compileall.compile_dir(os.path.join(trial, "site", "edge_runtime"), quiet=1)
+                package = os.path.join(trial, "site", "edge_runtime")
+                compileall.compile_dir(package, quiet=1, rx=re.compile("/compress"))  # that is for workstations
                 flush_all()
                 try_it(trial, self_test)
                 write_start(os.path.join(trial, "edge-runtime"), target)

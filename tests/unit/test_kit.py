@@ -29,7 +29,7 @@ HERE = build.Target(platform.machine(), BITS, (), (), {}, system=build.TARGETS["
 WANTED = {"arch": "aarch64", "bits": 64, "python": "3.11", "glibc": "2.28", "features": ["asimd"]}
 PI = {"python": "3.11", "implementation": "cpython", "bits": 64, "machine": "aarch64", "abi": "aarch64-linux-gnu"}
 PI |= {"library": "glibc 2.36", "features": {"asimd", "fp"}}
-PI_32 = {**PI, "bits": 32, "abi": "arm-linux-gnueabihf", "features": {"neon", "vfpv4"}}  # on its 64-bit kernel
+PI_32 = {**PI, "bits": 32, "abi": "arm-linux-gnueabihf", "features": {"asimd", "fp"}}  # on its 64-bit kernel
 
 
 def small_wheel(
@@ -177,7 +177,7 @@ def test_check_writes_nothing(tmp_path: Path) -> None:
         ("aarch64", PI, None),
         ("aarch64", {**PI, "features": set()}, None),  # unknown: the self-test will tell
         ("armv7l", PI_32, None),
-        ("armv7l", {**PI_32, "machine": "armv7l"}, None),
+        ("armv7l", {**PI_32, "machine": "armv7l", "features": {"half", "neon", "vfpv4"}}, None),
         ("aarch64", PI_32, "found a 32-bit Python on aarch64, wanted a 64-bit"),
         ("armv7l", PI, "found a 64-bit Python on aarch64, wanted a 32-bit"),
         ("armv7l", {**PI_32, "machine": "armv6l"}, "armv6l"),
