@@ -55,7 +55,7 @@ def test_profiles_and_the_bundle_are_in_the_wheel_and_it_is_small(wheel: zipfile
         size for name, size in sizes.items() if "/compress/" in name or name.endswith("compress_options.py")
     )
     # a device loads none of the compressor; it is in the same package so that both sides are of one version
-    assert sum(sizes.values()) - compressor <= 360 * 1024
+    assert sum(sizes.values()) - compressor <= 400 * 1024
     assert compressor <= 220 * 1024
 
 
