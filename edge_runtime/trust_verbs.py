@@ -126,14 +126,14 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 
 def sign(arguments: argparse.Namespace) -> int:
-    from edge_runtime.bundle import read_bundle, write_signed
+    from edge_runtime.bundle import find_bundle, read_bundle, write_signed
     from edge_runtime.keys import public_of, read_private
     from edge_runtime.keys import sign as sign_message
     from edge_runtime.signatures import MOST, Signature, message
     from edge_runtime.units import format_bytes
 
     seed = read_private(arguments.key)
-    bundle = read_bundle(arguments.bundle)
+    bundle = read_bundle(find_bundle(arguments.bundle))
     bundle.verify()
     mine = Signature(public_of(seed), sign_message(message(bundle.digest, bundle.name, bundle.version), seed))
     signatures = {one.key: one for one in (*bundle.signatures, mine)}
