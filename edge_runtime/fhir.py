@@ -250,7 +250,7 @@ def _quantity(value: float, unit: str, code: str) -> Plain:
 
 def _up(value: float) -> int:
     """Two figures, rounded up as in the verdict's own words: what cannot be excluded is never understated."""
-    unit = int(10 ** max(0, len(str(int(value))) - 2))
+    unit: int = 10 ** max(0, len(str(int(value))) - 2)
     return int(-(-value // unit)) * unit
 
 

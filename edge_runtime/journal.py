@@ -73,6 +73,7 @@ class Journal:
         # in a damaged file names may not be UTF-8 either, and numbers may end
         self._sqlite_error = (sqlite3.Error, UnicodeDecodeError, OverflowError)
         self._db, self.version = open_file(self.path, create)
+        self._file = self.path.absolute()
 
     def knows(
         self, item: str, *, fingerprint: str | None = None, digest: str | None = None, failed: bool = True
@@ -98,6 +99,7 @@ class Journal:
         failed = outcome.error is not None
         try:
             with transaction(self._db):
+                self._check_there()
                 known = self._one("SELECT failed, entry FROM items WHERE item=? AND item_digest=?", *key)
                 if known and not known[0]:
                     return False
@@ -113,6 +115,15 @@ class Journal:
             return True
         except self._sqlite_error as error:
             raise in_words(self.path, error) from error
+
+    def _check_there(self) -> None:
+        """SQLite would write on to a file that has no name any more, and the rows would go with it."""
+        if not self._file.exists():
+            raise JournalError(
+                f"{self.path}: the journal was moved or deleted, or its card pulled out, while it was open; this was "
+                "not recorded, and what was recorded before is where the file went",
+                hint="bring it back, and run the same command again: it goes on where it stopped",
+            )
 
     def _about(self, outcome: Outcome, known: Any, recorded: str) -> dict[str, Any]:
         """What the journal itself knows of an outcome: see results.py."""

@@ -180,6 +180,37 @@ def create_file(path: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
+def copy_file(path: Path, new: Path) -> None:
+    """All that is recorded at one moment, while others record, as one file: `path` alone lacks what is still in the
+    log beside it. Raises JournalError, where there is a file `new` also."""
+    import sqlite3
+
+    if os.path.lexists(new):
+        raise JournalError(f"{new}: found a file there, which is left as it is", hint="give another name")
+    partial = new.with_name(f".{new.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        old = open_file(path, create=False)[0]
+        try:
+            copy = sqlite3.connect(partial, isolation_level=None)
+            try:
+                old.backup(copy)
+                copy.execute("PRAGMA journal_mode=delete")  # a stick that cannot be written is read without a log
+            finally:
+                copy.close()
+        finally:
+            old.close()
+        partial.replace(new)
+        sync_folder(new.parent)
+    except sqlite3.Error as error:
+        raise in_words(new, error) from error
+    except OSError as error:
+        raise JournalError(f"{new}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """A file's name is safe when its folder is synced. Not all systems can: what they cannot is passed over."""
     with contextlib.suppress(OSError):

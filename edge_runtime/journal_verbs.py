@@ -31,6 +31,7 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
         "--verify", action="store_true", help="work out every hash anew; exit 1 at the first that is off"
     )
     chain.add_argument("--head", metavar="HASH", help="with --verify: a head that was noted before must still be in it")
+    chain.add_argument("--copy", metavar="NEW.db", type=Path, help="a whole copy, also while a loop records")
     chain.add_argument(
         "--rescue", metavar="NEW.db", type=Path, help="what can be read of a damaged file, into a new one"
     )
@@ -44,6 +45,15 @@ def journal(arguments: argparse.Namespace) -> int:
         return _rescue(arguments)
     from edge_runtime.journal import Journal
 
+    if arguments.copy:
+        from edge_runtime.journal_file import copy_file
+
+        with Journal(arguments.journal, create=False) as book:
+            copy_file(Path(arguments.journal), arguments.copy)
+            if book.version == 1:
+                print(f"{arguments.copy}: copied; its {len(book)} outcomes have no hashes to check")
+                return 0
+        arguments.journal, arguments.verify = str(arguments.copy), True
     with Journal(arguments.journal, create=False) as book:
         if arguments.verify:
             return _verify(arguments, book)
@@ -69,8 +79,10 @@ def _check(arguments: argparse.Namespace, forms: list[str]) -> None:
         raise UsageError(f"{' and '.join(forms)} are {len(forms)} forms: give one of them")
     if arguments.head is not None and not arguments.verify:
         raise UsageError("--head goes with --verify")
-    for name in ("verify", "rescue"):
-        others = [one for one in ("since", "item", "history", "csv", "fhir", "rescue") if getattr(arguments, one)]
+    for name in ("verify", "copy", "rescue"):
+        others = [
+            one for one in ("since", "item", "history", "csv", "fhir", "copy", "rescue") if getattr(arguments, one)
+        ]
         others = [one for one in others if one != name]
         if getattr(arguments, name) and others:
             raise UsageError(f"--{name} is of the whole file: it does not go with --{others[0]}")

@@ -328,6 +328,15 @@ def test_a_place_where_no_file_can_be(make: Callable[[Path], object], said: str,
         Journal(tmp_path / "nowhere" / "j.db")
 
 
+def test_a_journal_moved_away_takes_no_more_rows(path: Path):
+    with Journal(path) as book:
+        assert book.add(outcome("before"))
+        path.rename(path.with_name("moved.db"))
+        with pytest.raises(JournalError, match="moved or deleted"):
+            book.add(outcome("after"))
+        assert not book.knows("after")
+
+
 def test_another_program_that_holds_it_is_named_as_the_reason(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("edge_runtime.journal_file.BUSY_MS", 50)
     holder = sqlite3.connect(path, isolation_level=None)

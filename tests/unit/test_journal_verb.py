@@ -81,6 +81,17 @@ def test_a_damaged_journal_is_rescued(path: Path, tmp_path: Path, capsys: pytest
     assert "--rescue NEW.db" in journal(capsys, path, "--verify", code=1)
 
 
+def test_a_copy_made_while_a_loop_records_has_all_of_it(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "stick").mkdir()
+    with Journal(path) as book:
+        book.add(outcome("just now"))
+        assert f"{book.head().number} entries" in journal(capsys, path, "--copy", tmp_path / "stick" / "new.db")
+    assert [one.name for one in (tmp_path / "stick").iterdir()] == ["new.db"], "one file, and no log beside it"
+    assert "just now" in journal(capsys, tmp_path / "stick" / "new.db", "--csv")
+    assert "left as it is" in journal(capsys, path, "--copy", tmp_path / "stick" / "new.db", code=1)
+    assert "nowhere" in journal(capsys, path, "--copy", tmp_path / "nowhere" / "new.db", code=1)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
