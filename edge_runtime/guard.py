@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from edge_runtime.tensors import Array
 
 POLL_S = 0.05
-# What users' models get for an answer, or for a slide's next image.
-TIME_LIMIT_S = 120.0
+# For an answer, or a slide's next image: a slow board that still works must not be stopped.
+TIME_LIMIT_S = 300.0
 _CHILD = (
     "import sys; sys.path.append({root!r}); from edge_runtime.child import child_main; "
     "child_main({target!r}, {lifeline}, {into}, {out})"
@@ -54,7 +54,7 @@ class Limits:
     that are only reserved stay allowed."""
 
     ram_bytes: int | None = None
-    silence_s: float = 300.0
+    silence_s: float = TIME_LIMIT_S
     loads_later: bool = False
 
 
