@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from edge_runtime.tensors import Array
 
 POLL_S = 0.05
-# What users' models get for an answer, or for a slide's next image.
-TIME_LIMIT_S = 120.0
+# For an answer, or a slide's next image: a slow board that still works must not be stopped.
+TIME_LIMIT_S = 300.0
 # One thread unless asked: idle pools of numpy's BLAS cost memory that the budget would pay for. And what is freed goes
 # back to the system: glibc otherwise learns from the first large blocks to keep all later ones, and then a ResNet-18
 # has 230 MiB resident where it needs 147, with a peak of 247 for 212 (measured). Smaller blocks are kept, so that
@@ -65,7 +65,7 @@ class Limits:
     that are only reserved stay allowed."""
 
     ram_bytes: int | None = None
-    silence_s: float = 300.0
+    silence_s: float = TIME_LIMIT_S
     loads_later: bool = False
 
 

@@ -172,9 +172,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--time-limit",
-        default="2min",
+        default="5min",
         metavar="TIME",
-        help="give an item up when its next image takes the model longer (default: 2min)",
+        help="give an item up when its next image takes the model longer (default: 5min)",
     )
     parser.add_argument("--slide-name", metavar="REGEX", help=SLIDE_NAME_HELP)
 

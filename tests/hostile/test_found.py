@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from edge_runtime.bundle import load_bundle
+from edge_runtime.cli import main
 from edge_runtime.engine import EngineOptions, find_engine
 from edge_runtime.errors import BundleError, EdgeError, EngineError, InputError, JournalError, UsageError
 from edge_runtime.guard import Child, Limits, check_time_limit
@@ -168,6 +169,12 @@ def chatterbox(spec: dict[str, Any]) -> Chatterbox:
 def test_time_limits_that_are_none(seconds: float):
     with pytest.raises(UsageError, match="10 ms to 24 h"):
         check_time_limit(seconds)
+
+
+def test_the_time_limit_of_a_verb(means: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for limit, said in (("5", "wanted a number with one of the units"), ("1us", "wanted 10 ms to 24 h")):
+        assert main(["run", str(means), str(tmp_path), "--time-limit", limit]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_null_engine_reads_no_enormous_file(tmp_path: Path):
