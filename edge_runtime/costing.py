@@ -101,14 +101,23 @@ def _item(bundle: Bundle, asked: str) -> Iterator[str]:
         yield asked
         return
     with tempfile.TemporaryDirectory(prefix="edge-runtime-") as folder:
-        if bundle.task["kind"] == "slides":
-            from edge_runtime.phantom import Phantom, write_slide
+        yield str(render(bundle, Path(folder)))
 
-            write_slide(Path(folder, "slide"), Phantom(300, 10, 1))
-            yield str(Path(folder, "slide"))
-        else:
-            from PIL import Image
 
-            path = Path(folder, "photograph.jpg")
-            Image.effect_noise(PHOTOGRAPH, 64).convert("RGB").save(path, quality=85)
-            yield str(path)
+def render(bundle: Bundle, folder: Path) -> Path:
+    """An item as phones give it, JPEGs of 12 megapixels: a slide of three fields, or one photograph."""
+    from PIL import Image
+
+    if bundle.task["kind"] != "slides":
+        path = folder / "photograph.jpg"
+        Image.effect_noise(PHOTOGRAPH, 64).convert("RGB").save(path, quality=85)
+        return path
+    from edge_runtime.phantom import Phantom, write_slide
+
+    slide = folder / "slide"
+    write_slide(slide, Phantom(250, 10, 1))
+    for path in sorted(slide.glob("*.png")):
+        with Image.open(path) as field:
+            field.resize(PHOTOGRAPH).save(path.with_suffix(".jpg"), quality=85)
+        path.unlink()
+    return slide

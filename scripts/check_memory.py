@@ -32,9 +32,9 @@ from edge_runtime.bundle import load_bundle
 from edge_runtime.compress.costs import foresee
 from edge_runtime.compress.footprint_read import read_parts
 from edge_runtime.costing import measure as measure_bundle
+from edge_runtime.costing import render
 from edge_runtime.footprint import LAWS, Parts, predict, predict_by_size
 from edge_runtime.machine import machine
-from edge_runtime.phantom import Phantom, write_slide
 from edge_runtime.units import format_bytes
 
 GOAL = 0.10
@@ -54,9 +54,8 @@ def measure_all(models: dict[str, Path], arch: str) -> list[dict[str, Any]]:
 
 def shipped(folder: Path) -> list[dict[str, Any]]:
     """The malaria bundle's variants, read as `pack` would predict them without their measured costs."""
-    write_slide(folder / "slide", Phantom(300, 10, 1))
     bundle, rows = load_bundle("malaria"), []
-    for one in measure_bundle(bundle, str(folder / "slide")):
+    for one in measure_bundle(bundle, str(render(bundle, folder))):
         variant = bundle.variant(one.variant)
         costs = foresee(bundle.read(variant.file), variant.format, str(bundle.task["kind"]))
         row = {"model": f"malaria {one.variant}, a slide read", "arch": one.arch, "engine": one.engine}

@@ -5,7 +5,8 @@
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources, under models/: malaria/metrics.json (train.py),
 */bench.jsonl (bench_run.py, compress_models.py), the bundle's measured costs (measure_costs.py), peers.jsonl
 (bench_peers), prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl (check_choice.py,
-arm/race), overhead.jsonl (bench_overhead.py); and device_profiles/.
+arm/race), overhead.jsonl (bench_overhead.py), memory.jsonl (check_memory), drift.jsonl (check_drift); and
+device_profiles/.
 """
 
 from __future__ import annotations
@@ -125,6 +126,35 @@ def prediction() -> str:
         f"25 %, the worst is off by {100 * max(errors):.0f} %."
     )
     return "\n".join(textwrap.wrap(text, 118))
+
+
+def memory() -> str:
+    """The last runs of scripts/check_memory and scripts/check_drift, by engine."""
+    engines = ("onnxruntime", "litert")
+    rows, drifts = lines("memory.jsonl"), lines("drift.jsonl")
+    by_engine = [[row for row in rows if row["engine"] == engine] for engine in engines]
+    sized = [[row for row in some if "by_size_bytes" in row] for some in by_engine]
+
+    def errors(values: list[float]) -> str:
+        return f"{100 * statistics.median(values):.1f} %, {100 * max(values):.1f} % ({len(values)} models)"
+
+    cells = {
+        f"predicted peak against measured, {rows[0]['arch']}: median error, worst (goal: 10 %)": [
+            errors([abs(row["error"]) for row in some]) for some in by_engine
+        ],
+        "the same from the size of the file alone": [
+            errors([abs(row["by_size_bytes"] / row["measured_bytes"] - 1) for row in some]) for some in sized
+        ],
+    }
+    for kind in ("inferences", "slides"):
+        last = {(row["engine"], row["process"]): row for row in drifts if row["kind"] == kind}
+        count = max(row["count"] for row in last.values())
+        what = f"resident after {count:,} {kind} against after the first tenth: child, parent (goal: below +1 %)"
+        cells[what] = [
+            ", ".join(f"{100 * last[engine, who]['drift']:+.2f} %" for who in ("child", "parent")) for engine in engines
+        ]
+    text = [f"| memory | {' | '.join(engines)} |", "| --- | ---: | ---: |"]
+    return "\n".join([*text, *(f"| {what} | {' | '.join(found)} |" for what, found in cells.items())])
 
 
 def devices() -> str:
@@ -262,6 +292,7 @@ def main() -> int:
     before = after = path.read_text()
     for name, made in (
         ("figures", figures()),
+        ("memory", memory()),
         ("devices", devices()),
         ("prediction", prediction()),
         ("trust", trust()),

@@ -27,8 +27,8 @@ def foresee(content: bytes, format_: str, task: str) -> dict[str, dict[str, Any]
         except (EngineError, InputError):
             return {}
         where = f"predicted from the graph; on x86_64 {MEASURED_ERROR}"
-        if (engine, arch) not in BASES:
-            where += f", on {arch} not measured"
+        if arch != "x86_64":
+            where += f", on {arch} {'the base was measured' if (engine, arch) in BASES else 'nothing was measured'}"
         ram = predict(engine, arch, parts, task)
         made[f"{engine}/{arch}"] = {
             "ram_bytes": ram,

@@ -83,7 +83,9 @@ def load_image(path: Path, content: bytes, *, draft_side: int | None = None, upr
                     f"{path}: found {width} x {height} pixels, wanted at most {MAX_PIXELS // 10**6} million"
                 )
             image.load()
-            rgb = _as_rgb(ImageOps.exif_transpose(image) if upright else image)
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)  # else a second copy even of what stands upright
+            rgb = _as_rgb(image)
             times = max(rgb.size) // draft_side if draft_side else 1
             return rgb.reduce(times) if times > 1 else rgb
     except InputError:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import edge_runtime as edge
 from edge_runtime.bundle import load_bundle, pack
@@ -21,6 +22,7 @@ from edge_runtime.guard import Child, Limits
 from edge_runtime.phantom import Phantom, write_slide
 from edge_runtime.planner import explain, plan
 from edge_runtime.profile import Budget
+from edge_runtime.task.pictures import load_image
 from tests.conftest import IMAGE_TASK, LABELS, PREPROCESSING, ROOT, null_model, picture, small_device
 
 MIB = 1 << 20
@@ -241,13 +243,26 @@ def test_arrays_cross_unchanged():
         np.testing.assert_array_equal(back[name], one)
 
 
+def test_a_photograph_that_lies_on_its_side_is_turned_and_is_in_memory_once(tmp_path: Path):
+    image = Image.new("RGB", (40, 20), (9, 9, 9))
+    turned = image.getexif()
+    turned[0x0112] = 6
+    image.save(tmp_path / "side.jpg", exif=turned)
+    image.save(tmp_path / "upright.jpg")
+    sizes = [
+        load_image(path, path.read_bytes(), upright=True).size
+        for path in (tmp_path / "side.jpg", tmp_path / "upright.jpg")
+    ]
+    assert sizes == [(20, 40), (40, 20)]
+
+
 def test_a_breach_costs_one_item_and_not_the_session(means: Path, tmp_path: Path):
     """A picture that decodes to more than the device allows is refused; the next one is read by a fresh child."""
     huge = picture(tmp_path / "huge.png", (9, 9, 9), (4900, 4900))
-    with edge.open_session(means, small_device(90 * MIB), engine="litert") as session:
+    with edge.open_session(means, small_device(110 * MIB), engine="litert") as session:
         error = session.run(huge).error
         assert isinstance(error, BudgetError)
-        assert error.allowed_bytes == 90 * MIB
+        assert error.allowed_bytes == 110 * MIB
         assert session.run(picture(tmp_path / "a.png", (255, 0, 0))).prediction
 
 
