@@ -30,14 +30,13 @@ from typing import TYPE_CHECKING
 from edge_runtime.bundle import demand, read_bundle
 from edge_runtime.errors import BudgetError, EdgeError, StoreError
 from edge_runtime.shelf import BUNDLE_FILE, Kept, Shelf, bundle_file, in_use, index_file, read_shelf
-from edge_runtime.store_copy import FULL, INCOMING, copy_bundle, demand_both, sync_folder
+from edge_runtime.store_copy import FULL, INCOMING, copy_bundle, demand_both, space, sync_folder
 from edge_runtime.units import format_bytes
 from edge_runtime.version_order import compare_versions
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
 
-RESERVE_BYTES, RESERVE_MOST_BYTES = 16 << 20, 256 << 20
 # The index, its folder's entry and the lock: blocks that a bundle's size does not count.
 _BESIDE_BYTES = 64 << 10
 _LOCK_WAIT_S = 60.0
@@ -108,17 +107,6 @@ def bundle_files(folder: Path) -> dict[Path, int]:
             with contextlib.suppress(FileNotFoundError):
                 found[folder / entry] = (folder / entry).stat().st_size
     return found
-
-
-def space(folder: Path) -> tuple[int, int]:
-    """Bytes free to this user on the file system of `folder`, and its reserve by the rule."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        status = os.statvfs(there)
-    except OSError as error:
-        raise StoreError(f"{there}: {error.strerror}") from error
-    whole = status.f_blocks * status.f_frsize
-    return status.f_bavail * status.f_frsize, min(max(RESERVE_BYTES, whole // 100), RESERVE_MOST_BYTES)
 
 
 def verify_store(folder: Path) -> list[Problem]:

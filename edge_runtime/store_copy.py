@@ -17,6 +17,7 @@ from edge_runtime.units import format_bytes
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
 
+RESERVE_BYTES, RESERVE_MOST_BYTES = 16 << 20, 256 << 20
 INCOMING = ".incoming-"
 _CHUNK_BYTES = 1 << 20
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -112,3 +113,14 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+def space(folder: Path) -> tuple[int, int]:
+    """Bytes free to this user on the file system of `folder`, and its reserve by the rule."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        status = os.statvfs(there)
+    except OSError as error:
+        raise StoreError(f"{there}: {error.strerror}") from error
+    whole = status.f_blocks * status.f_frsize
+    return status.f_bavail * status.f_frsize, min(max(RESERVE_BYTES, whole // 100), RESERVE_MOST_BYTES)

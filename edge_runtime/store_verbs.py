@@ -137,7 +137,8 @@ def _objection(folder: Path, name: str, digest: str, device: str) -> str | None:
 
 def _list(arguments: argparse.Namespace) -> int:
     from edge_runtime.shelf import bundle_file
-    from edge_runtime.store import bundle_files, list_store, space
+    from edge_runtime.store import bundle_files, list_store
+    from edge_runtime.store_copy import space
     from edge_runtime.units import format_bytes
 
     folder = _folder(arguments)

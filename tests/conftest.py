@@ -152,3 +152,20 @@ def small_device(ram_bytes: int = 512 << 20, **changes: Any) -> DeviceProfile:
     engines = changes.pop("engines", ("onnxruntime", "litert"))
     budget = Budget(ram_bytes, changes.pop("storage_bytes", 64 << 20))
     return replace(load_profile("raspberry-pi-4b"), name="test", engines=engines, budget=budget, threads=1, **changes)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The device's own store, empty; its keys are in it, where there are any."""
+    monkeypatch.setenv("EDGE_RUNTIME_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr("edge_runtime.trust.SYSTEM_KEYS", tmp_path / "etc")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Path:
+    """A private key, its public one beside it."""
+    from edge_runtime.keys import make_key
+
+    make_key(tmp_path / "clinic")
+    return tmp_path / "clinic"
