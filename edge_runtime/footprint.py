@@ -102,6 +102,7 @@ BASES = {
     # of three nets in an emulated machine: enough for a base, not for the factors
     ("onnxruntime", "aarch64"): (51.6, 1.3),
     ("litert", "aarch64"): (36.2, 0.1),
+    # what a small net had resident there: no peak, and no factor, was measured
     ("litert", "armv7l"): (30.5, 0.5),
 }
 # Where an architecture was not measured: the largest that was.
