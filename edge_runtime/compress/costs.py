@@ -7,7 +7,7 @@ from typing import Any
 from edge_runtime.budget import ESTIMATED
 from edge_runtime.compress.footprint_read import read_parts
 from edge_runtime.errors import EngineError, InputError
-from edge_runtime.footprint import BASES, MEASURED_ERROR, predict
+from edge_runtime.footprint import MEASURED_ERROR, predict
 
 _ARCHES = {
     "onnx": (("onnxruntime", "x86_64"), ("onnxruntime", "aarch64")),
@@ -28,7 +28,7 @@ def foresee(content: bytes, format_: str, task: str) -> dict[str, dict[str, Any]
             return {}
         where = f"predicted from the graph; on x86_64 {MEASURED_ERROR}"
         if arch != "x86_64":
-            where += f", on {arch} {'the base was measured' if (engine, arch) in BASES else 'nothing was measured'}"
+            where += f", on {arch} less surely"
         ram = predict(engine, arch, parts, task)
         made[f"{engine}/{arch}"] = {
             "ram_bytes": ram,
