@@ -1,6 +1,6 @@
 """In the emulated machine: the malaria job under the kernel's limits, and the install kit. One JSON object a line.
 
-    python3 job_guest.py CHOICE ...
+    python3 job_guest.py [--kit] CHOICE ...
 
 /data has the slides infected/ and clean/ as cells, large.edge and picture.png (a model whose picture alone is larger
 than a small device's memory), and kit.pyz for this userland and other.pyz for the other one.
@@ -58,26 +58,32 @@ def read_slides(choice: str) -> list[str]:
 
 def main() -> None:
     os.chdir(DATA)
+    choices = [word for word in sys.argv[1:] if word != "--kit"]
     (GROUPS / "cgroup.subtree_control").write_text("+memory")
-    for number, choice in enumerate(sys.argv[1:]):
+    for number, choice in enumerate(choices):
         group = limited(f"job{number}", ROOMY_BYTES)
         found = edge(*read_slides(choice), group=group)
         tell(
             "job", choice=choice, allowed_bytes=ROOMY_BYTES, group_peak_bytes=number_in(group / "memory.peak"), **found
         )
     group = limited("tight", TIGHT_BYTES)
-    found = edge(*read_slides(sys.argv[1]), group=group)
+    found = edge(*read_slides(choices[0]), group=group)
     kills = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
     tell("cgroup", allowed_bytes=TIGHT_BYTES, kills=int(kills["oom_kill"]), **found)
     large = ["run", "large.edge", "picture.png", "--device", "raspberry-pi-zero-2w", "--engine", "null", "--no-measure"]
     tell("limits", **edge(*large))
+    if "--kit" in sys.argv:
+        install(choices[0])
+
+
+def install(choice: str) -> None:
     HOME.mkdir()
     os.chown(HOME, NOBODY, NOBODY)
     plain = {"PYTHONPATH": "", "HOME": str(HOME)}
     tell("kit, the wrong one", **run([sys.executable, "other.pyz"], user=NOBODY, **plain))
     tell("kit", **run([sys.executable, "kit.pyz", "--no-self-test"], user=NOBODY, **plain))
     start = str(HOME / "edge-runtime" / "edge-runtime")
-    tell("kit, its job", **run([start, *read_slides(sys.argv[1])], user=NOBODY, **plain))
+    tell("kit, its job", **run([start, *read_slides(choice)], user=NOBODY, **plain))
     size = sum(path.lstat().st_blocks * 512 for path in (HOME / "edge-runtime").rglob("*"))
     tell("kit, again", bytes=size, **run([sys.executable, "kit.pyz", "--no-self-test"], user=NOBODY, **plain))
 
