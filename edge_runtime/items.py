@@ -87,9 +87,10 @@ class Item(NamedTuple):
                     size = os.fstat(stream.fileno()).st_size
                     if not 0 < size <= MAX_BYTES:
                         raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
-                    content = stream.read(MAX_BYTES + 1)
-                    if len(content) > MAX_BYTES:  # it grew meanwhile
-                        raise InputError(f"{path}: found more than {MAX_BYTES} bytes, wanted an image of that at most")
+                    # no more than was stated: room is made for as many bytes as are asked for
+                    content = stream.read(size + 1)
+                    if len(content) > size:
+                        raise InputError(f"{path}: grew while it was read, wanted an image that is whole")
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror}, wanted an image") from error
             if digest:
