@@ -88,9 +88,10 @@ class Item(NamedTuple):
                     size = os.fstat(stream.fileno()).st_size
                     if not 0 < size <= MAX_BYTES:
                         raise InputError(f"{path}: found {size} bytes, wanted an image of 1 to {MAX_BYTES} bytes")
-                    content = stream.read(size + 1)  # reserves what it is told: no more than the file has
+                    # no more than was stated: room is made for as many bytes as are asked for
+                    content = stream.read(size + 1)
                     if len(content) > size:
-                        raise InputError(f"{path}: it grew while it was read, wanted an image that is complete")
+                        raise InputError(f"{path}: grew while it was read, wanted an image that is whole")
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror}, wanted an image") from error
             if digest:
