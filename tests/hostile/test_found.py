@@ -75,14 +75,14 @@ def test_a_damaged_row_hides_no_other(tmp_path: Path):
     good_journal(path)
     bad = {3: "'{'", 5: "x'ff'", 7: "7", 9: "'[]'", 11: "'{}'", 13: "CAST(x'7bff' AS TEXT)"}
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA ignore_check_constraints=1")
+        db.execute("DROP TRIGGER entries_stay")
         for number, value in bad.items():
-            db.execute(f"UPDATE outcomes SET outcome={value} WHERE id={number}")
+            db.execute(f"UPDATE entries SET content={value} WHERE number={number}")
         db.commit()
     with Journal(path, create=False) as journal:
         rows = journal.outcomes()
         assert len([next(rows) for _ in range(34)]) == 34
-        with pytest.raises(JournalError, match="6 damaged rows.*: 3, 5, 7, 9, 11, 13"):
+        with pytest.raises(JournalError, match="6 entries are no outcomes.*: 3, 5, 7, 9, 11, 13"):
             next(rows)
 
 

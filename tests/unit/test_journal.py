@@ -365,9 +365,10 @@ def test_the_connection_that_writes_is_durable_and_its_folder_is_synced(path: Pa
 
 def test_names_contents_and_clocks_that_come_back(tmp_path: Path):
     with Journal(tmp_path / "j.db") as book:
-        book.add(outcome("old name", "1"))
-        book.add(outcome("new name", "1", when="2026-11-25T09:00:00+00:00"))  # renamed; and the clock lost an hour
-        book.add(outcome("old name", "2", when="2026-11-25T09:00:05+00:00"))  # photographed again
+        # later than the journal's own first entry, which has today's date
+        book.add(outcome("old name", "1", when="2126-11-25T10:00:00+00:00"))
+        book.add(outcome("new name", "1", when="2126-11-25T09:00:00+00:00"))  # renamed; and the clock lost an hour
+        book.add(outcome("old name", "2", when="2126-11-25T09:00:05+00:00"))  # photographed again
         first, second, third = book.outcomes()
     assert not {"replaces", "earlier_entry", "same_contents_as", "clock_back_s"} & set(first)
     assert second["same_contents_as"] == {"entry": 2, "item": "old name"}
