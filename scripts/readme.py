@@ -29,6 +29,7 @@ from edge_runtime.units import format_bytes  # noqa: E402
 from scripts.peers.table import show  # noqa: E402
 
 MODEL = ROOT / "models" / "malaria"
+HOSTILE = ROOT / "models" / "hostile.jsonl"
 PEERS = ROOT / "models" / "peers.jsonl"
 
 
@@ -264,6 +265,16 @@ def peers() -> str:
     return show([json.loads(line) for line in PEERS.read_text().splitlines()])
 
 
+def hostile() -> str:
+    """What scripts/hostile SEEDS models/hostile.jsonl recorded."""
+    rows = [json.loads(line) for line in HOSTILE.read_text().splitlines()]
+    ends = [key for key in rows[0] if key != "kind"]
+    rows.append({"kind": "**all**", **{end: sum(row[end] for row in rows) for end in ends}})
+    lines = [f"| files | {' | '.join(ends)} |", f"| --- |{' ---: |' * len(ends)}"]
+    lines += [f"| {row['kind']} | {' | '.join(f'{row[end]:,}' for end in ends)} |" for row in rows]
+    return "\n".join(lines)
+
+
 def arm() -> str:
     """What scripts/arm/test --long -o models/arm.jsonl recorded."""
     found = lines("arm.jsonl")
@@ -298,6 +309,7 @@ def main() -> int:
         ("trust", trust()),
         ("compression", compression()),
         ("peers", peers()),
+        ("hostile", hostile()),
         ("arm", arm()),
     ):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.S)
