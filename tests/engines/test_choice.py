@@ -38,7 +38,7 @@ def test_every_candidate_that_fits_is_measured_and_one_is_taken(means: Path, pla
     found = raced(means, planned, threads=1)
     assert {(one.variant, one.engine) for one in found.laps} == {(one.variant, one.engine) for one in planned.fitting}
     assert all(one.ms > 0 for one in found.laps)
-    assert found.choice == found.laps[0]
+    assert found.choice in (found.laps[0], found.default), "the default stays where nothing is clearly faster"
     assert (found.default.variant, found.default.engine) == (planned.fitting[0].variant, planned.fitting[0].engine)
     assert found.ratio <= 1
     assert not found.failed
