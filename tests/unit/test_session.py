@@ -123,7 +123,6 @@ def hungry(spec):
 
 def small_child(ram_bytes: int | None = None, silence_s: float = 30) -> Child:
     child = Child("tests.unit.test_session:hungry", {"predicted_bytes": 40 * MIB}, Limits(ram_bytes, silence_s))
-    child.ready()
     return child
 
 
@@ -182,7 +181,6 @@ def test_a_child_that_dies_is_an_error_with_the_signal(number: signal.Signals):
 
 def test_a_model_that_never_answers_is_stopped():
     child = small_child()
-    child.ready()
     child.limits = replace(child.limits, silence_s=1)  # not from the start: a busy machine takes longer for that
     with pytest.raises(EngineError, match="no sign of life"):
         child.call("sleep", {})
