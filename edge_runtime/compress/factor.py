@@ -49,13 +49,13 @@ class Splitter:
     def __init__(self, matrix: Any, shape: tuple[int, ...], moment: Matrix, spots: Spots) -> None:
         self.matrix, self.shape, self.spots = matrix.astype(np.float64), shape, spots
         self.taps = int(np.prod(shape[2:])) if len(shape) > 2 else 1
-        self.whiten = np.linalg.cholesky(moment + _damp(moment))
+        self.whiten = _root(moment)
         self.white = self.matrix @ self.whiten
         self.left, self.sizes, self.right = np.linalg.svd(self.white, full_matrices=False)
         self.whole = max(float((self.sizes**2).sum()), 1e-300)
         # one channel's second moment, over all taps together
         channel = np.einsum("itjt->ij", moment.reshape(shape[1], self.taps, shape[1], self.taps))
-        self.lower = np.linalg.cholesky(channel + _damp(channel))
+        self.lower = _root(channel)
         self.white_32 = self.whiten.astype(np.float32)
         self.macs = spots.after * self.matrix.size
 
@@ -120,9 +120,19 @@ class Splitter:
         return min(found, key=lambda one: one.error, default=None)
 
 
-def _damp(moment: Matrix) -> Matrix:
-    made: Matrix = DAMP * max(float(np.trace(moment)) / len(moment), 1e-12) * np.eye(len(moment))
-    return made
+def _root(moment: Matrix) -> Matrix:
+    """Cholesky's factor, damped as little as makes the matrix positive in float64: inputs that always move together
+    leave it without an inverse."""
+    size = max(float(np.trace(moment)) / len(moment), 1e-12)
+    damp = DAMP
+    while True:
+        try:
+            made: Matrix = np.linalg.cholesky(moment + damp * size * np.eye(len(moment)))
+            return made
+        except np.linalg.LinAlgError:
+            damp *= 10
+            if damp > 1:  # not a moment: numbers that are not finite
+                raise
 
 
 def _leading(unfolded: Matrix, rank: int) -> Matrix:

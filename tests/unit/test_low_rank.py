@@ -33,6 +33,16 @@ def test_full_rank_gives_the_same_answers():
     assert np.allclose(np.einsum("os,srhw,ri->oihw", last, core, first), one.matrix.reshape(8, 6, 3, 3), atol=1e-4)
 
 
+def test_inputs_that_always_move_together_leave_the_answers_as_they_are():
+    """Their second moment has no inverse, and rounding may even make it look negative."""
+    dice = np.random.default_rng(1)
+    given = dice.standard_normal((300, 2)) @ dice.standard_normal((2, 54))
+    moment = given.T @ given / 300
+    moment -= 1e-5 * np.trace(moment) / 54 * np.eye(54)
+    made = Splitter(dice.standard_normal((8, 54)).astype(np.float32), (8, 6, 3, 3), moment, Spots(16, 16)).svd(3)
+    assert np.isfinite(made.weights[0]).all() and made.error < 1e-3
+
+
 def test_the_error_on_paper_is_that_of_the_answers():
     one = splitter((8, 6, 3, 3))
     for made in (one.svd(4), one.tucker(3, 5)):
