@@ -11,6 +11,7 @@ is: `outcomes` shows the newest, `history` all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -74,6 +75,9 @@ class Journal:
         self._sqlite_error = (sqlite3.Error, UnicodeDecodeError, OverflowError)
         self._db, self.version = open_file(self.path, create)
         self._file = self.path.absolute()
+        self._writes = create
+        self._write_back()
+        self._files = self._seen_files()
 
     def knows(
         self, item: str, *, fingerprint: str | None = None, digest: str | None = None, failed: bool = True
@@ -112,16 +116,39 @@ class Journal:
                     self._db.execute("DELETE FROM items WHERE item=? AND item_digest=''", (outcome.item,))
                 values = (*key, fingerprint, failed, entry)
                 self._db.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?)", values)
-            return True
         except self._sqlite_error as error:
             raise in_words(self.path, error) from error
+        self._write_back()
+        return True
+
+    def _write_back(self) -> None:
+        """From the log beside it into the file itself, after every row: people copy, rename and send the file alone.
+        What is committed is safe without it, so that what stands in its way (a reader, a full disk) is no error."""
+        if self._writes:
+            with contextlib.suppress(*self._sqlite_error):
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _seen_files(self) -> list[tuple[int, int] | None]:
+        """What stands under the names of the journal and of its log: None for nothing."""
+        found: list[tuple[int, int] | None] = []
+        for path in (self._file, self._file.with_name(f"{self._file.name}-wal")):
+            try:
+                about = os.stat(path)
+                found.append((about.st_dev, about.st_ino))
+            except OSError:
+                found.append(None)
+        return found
 
     def _check_there(self) -> None:
         """SQLite would write on to a file that has no name any more, and the rows would go with it."""
-        if not self._file.exists():
+        now = self._seen_files()
+        if self._files[1] is None:
+            self._files[1] = now[1]  # the log is made at the first row, where another program had closed it before
+        if now != self._files:
             raise JournalError(
-                f"{self.path}: the journal was moved or deleted, or its card pulled out, while it was open; this was "
-                "not recorded, and what was recorded before is where the file went",
+                f"{self.path}: the journal, or the {self.path.name}-wal beside it, was moved, replaced or deleted, or "
+                "its card pulled out, while it was open; this was not recorded, and what was recorded before is where "
+                "the journal went",
                 hint="bring it back, and run the same command again: it goes on where it stopped",
             )
 

@@ -127,8 +127,7 @@ def _root(moment: Matrix) -> Matrix:
     damp = DAMP
     while True:
         try:
-            made: Matrix = np.linalg.cholesky(moment + damp * size * np.eye(len(moment)))
-            return made
+            return np.linalg.cholesky(moment + damp * size * np.eye(len(moment))).astype(np.float64)
         except np.linalg.LinAlgError:
             damp *= 10
             if damp > 1:  # not a moment: numbers that are not finite

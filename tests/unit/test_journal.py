@@ -328,13 +328,38 @@ def test_a_place_where_no_file_can_be(make: Callable[[Path], object], said: str,
         Journal(tmp_path / "nowhere" / "j.db")
 
 
-def test_a_journal_moved_away_takes_no_more_rows(path: Path):
+def _replaced(path: Path) -> None:
+    path.rename(path.with_name("moved.db"))
+    path.write_bytes(path.with_name("moved.db").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.rename(path.with_name("moved.db")),
+        lambda path: path.unlink(),
+        _replaced,
+        lambda path: path.with_name(f"{path.name}-wal").unlink(),
+    ],
+)
+def test_a_journal_moved_away_takes_no_more_rows(spoil: Callable[[Path], object], path: Path):
     with Journal(path) as book:
-        assert book.add(outcome("before"))
-        path.rename(path.with_name("moved.db"))
-        with pytest.raises(JournalError, match="moved or deleted"):
-            book.add(outcome("after"))
-        assert not book.knows("after")
+        assert book.add(outcome("e", "5"))
+        spoil(path)
+        with pytest.raises(JournalError, match="was moved, replaced or deleted"):
+            book.add(outcome("f", "6"))
+
+
+def test_the_file_alone_has_every_row_also_while_it_is_open(path: Path):
+    """People copy it with a file manager, or rename it at the end of the month, and leave the log behind."""
+    with Journal(path) as book:
+        assert book.add(outcome("e", "5"))
+        alone = path.with_name("alone") / "copy.db"
+        alone.parent.mkdir()
+        alone.write_bytes(path.read_bytes())
+        with Journal(alone, create=False) as copy:
+            assert [one["item"] for one in copy.outcomes()] == [one["item"] for one in book.outcomes()]
+            assert verify(copy).problem == ""
 
 
 def test_another_program_that_holds_it_is_named_as_the_reason(path: Path, monkeypatch: pytest.MonkeyPatch):
