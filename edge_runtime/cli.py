@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,7 +264,7 @@ def _open(arguments: argparse.Namespace) -> Session:
         variant=arguments.variant,
         threads=arguments.threads,
         measure=False if arguments.no_measure else None,
-        time_limit_s=parse_ms(arguments.time_limit, "time limit") / 1e3,
+        time_limit_s=parse_ms(arguments.time_limit, "time limit", "5min") / 1e3,
         notice=_say,
     )
     for refused in session.refused:
@@ -308,13 +309,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _loop(arguments: argparse.Namespace) -> int:
+    from edge_runtime.facts import clock_facts
     from edge_runtime.journal import Journal
     from edge_runtime.loop import run_loop, watch
     from edge_runtime.meter_options import make_pacer, open_recorder
     from edge_runtime.units import parse_ms
 
-    settle_s = parse_ms(arguments.settle, "settle") / 1e3
-    poll_s = parse_ms(arguments.poll, "poll") / 1e3
+    settle_s = parse_ms(arguments.settle, "settle", "3s") / 1e3
+    poll_s = parse_ms(arguments.poll, "poll", "1s") / 1e3
     items = watch(
         arguments.folder,
         once=arguments.once,
@@ -330,6 +332,8 @@ def _loop(arguments: argparse.Namespace) -> int:
         _progress() as progress,
     ):
         pacer = make_pacer(arguments, recorder, _say)
+        if why := clock_facts(time.time())["why"]:
+            _say(f"the clock says {time.strftime('%Y-%m-%d %H:%M')}: {why}")
         _say(f"watching {arguments.folder}, recording to {arguments.journal}, {len(journal)} recorded before")
         outcomes = run_loop(
             session, items, journal, retry=arguments.retry, progress=progress, recorder=recorder, pacer=pacer

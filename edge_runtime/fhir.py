@@ -95,6 +95,8 @@ def _conclusion(row: Plain) -> str:
     elif "verdict" in row:
         said.append(f"{_SAID.get(row['verdict'], row['verdict'])}.")
     said += row.get("reasons") or ()
+    if earlier := row.get("earlier_entry"):
+        said.append(f"It was read before with other images (entry {earlier}): to be counted once.")
     if same := row.get("same_contents_as"):
         said.append(f"The same images were read as {same['item']} (entry {same['entry']}): to be counted once.")
     if back_s := row.get("clock_back_s"):

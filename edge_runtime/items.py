@@ -73,6 +73,8 @@ class Item(NamedTuple):
             deeper = os.path.isdir(path) and _folders_in(path)
             hint = f"give the folders in it: {path}/*/" if deeper else None
             raise InputError(f"{path}: found no image, {wanted}", hint=hint)
+        if os.path.isdir(path):
+            _refuse_nested(path, found[0])
         return found
 
     def contents(self, digest: ItemDigest | None = None) -> Iterator[Content]:
@@ -192,15 +194,26 @@ def find_items(paths: Iterable[str | os.PathLike[str]], slide_name: str | None =
     for path in map(Path, paths):
         inner = _folders_in(path) if os.path.isdir(path) else []
         images = _images_in(path) if inner else []
-        slides = [one for one in inner if _images_in(one)] if images else inner
-        if images and slides:
-            raise InputError(
-                f"{path}: found images ({images[0].name} ...) beside folders of images ({slides[0].name} ...), "
-                "wanted the images of one slide, or folders that are slides",
-                hint=f"edge-runtime run BUNDLE {path}/*/ for the folders",
-            )
-        found += [Item(printable(one), (one,)) for one in (slides or [path])]
+        if images:
+            _refuse_nested(path, images[0])
+        found += [Item(printable(one), (one,)) for one in (inner if inner and not images else [path])]
     return found
+
+
+def _refuse_nested(folder: Path, image: Path) -> None:
+    """Raises InputError for a folder of images that has folders of images in it: part of it would be passed over."""
+    try:
+        with os.scandir(folder) as entries:
+            inner = sorted(one.name for one in entries if one.is_dir() and not one.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}") from error
+    for name in inner:
+        if _images_in(folder / name):
+            raise InputError(
+                f"{folder}: found images ({image.name} ...) beside folders of images ({name} ...), "
+                "wanted the images of one slide, or folders that are slides",
+                hint=f"edge-runtime run BUNDLE {folder}/*/ for the folders",
+            )
 
 
 def _folders_in(folder: Path) -> list[Path]:

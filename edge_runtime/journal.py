@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Clocks without a battery start where they stopped: what is less than this is a second rounded.
 _CLOCK_BACK_S = 2
+_FIRST_DAY = "2026-01-01"  # no journal is older
 
 
 class Head(NamedTuple):
@@ -212,6 +213,16 @@ class Journal:
                 f"{self.path}: {len(damaged)} entries are no outcomes as recorded: {rows}",
                 hint=f"edge-runtime journal {self.path} --verify",
             )
+
+    def misdated(self, since: str) -> int:
+        """How many outcomes `since` leaves out by a date that cannot be right: before this software was there, or
+        before an entry that was recorded earlier. Clocks without a battery start anywhere."""
+        if self.version == 1:
+            return 0
+        query = "SELECT count(*) FROM entries AS e JOIN items AS i ON i.entry = e.number WHERE recorded < ? AND "
+        query += "(recorded < ? OR number > (SELECT min(number) FROM entries WHERE recorded >= ?))"
+        from_time = parse_since(since)
+        return sum(int(count) for (count,) in self._rows(query, from_time, _FIRST_DAY, from_time))
 
     def head(self) -> Head:
         """The last entry's number and hash."""

@@ -53,6 +53,8 @@ def as_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     for one in rows:
         said = f"error: {one['error']['message']}" if one.get("error") else _decided(one)
         notes = ""
+        if earlier := one.get("earlier_entry"):
+            notes += f"  [read before as entry {earlier}, with other images: count one of them]"
         if same := one.get("same_contents_as"):
             notes += f"  [the same images as {same['item']}, entry {same['entry']}]"
         if back_s := one.get("clock_back_s"):

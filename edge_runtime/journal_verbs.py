@@ -71,6 +71,12 @@ def journal(arguments: argparse.Namespace) -> int:
         else:
             for line in as_lines(rows):
                 print(line)
+        if arguments.since and (left := book.misdated(arguments.since)):
+            print(
+                f"edge-runtime: {left} more outcomes have a date before that which cannot be right, for the clock was "
+                "set back: without --since they are there",
+                file=sys.stderr,
+            )
     return 0
 
 

@@ -115,8 +115,10 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _model(one)
     one.add_argument("--once", action="store_true", help="read what is there and end")
     one.add_argument("--retry", action="store_true", help="read again what was recorded with an error")
-    one.add_argument("--settle", default="3s", help="read an item when nothing in it changed so long (default: 3s)")
-    one.add_argument("--poll", default="1s", help="how often to look (default: 1s)")
+    one.add_argument(
+        "--settle", default="3s", metavar="3s", help="read an item when nothing in it changed so long (default: 3s)"
+    )
+    one.add_argument("--poll", default="1s", metavar="1s", help="how often to look (default: 1s)")
     add_meter(one)
     add_pace(one)
 
@@ -173,7 +175,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-limit",
         default="5min",
-        metavar="TIME",
+        metavar="5min",
         help="give an item up when its next image takes the model longer (default: 5min)",
     )
     parser.add_argument("--slide-name", metavar="REGEX", help=SLIDE_NAME_HELP)

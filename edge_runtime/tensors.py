@@ -149,6 +149,8 @@ def _cast(found: Array, spec: TensorSpec) -> Array:
 def fit_all(feeds: Mapping[str, object], specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
     """Every input of a program, fitted. Raises InputError when a name is missing or unknown."""
     names = [spec.name for spec in specs]
+    if not isinstance(feeds, Mapping):
+        raise InputError(f"inputs: found {type(feeds).__name__}, wanted a dictionary of arrays: {', '.join(names)}")
     if set(feeds) != set(names):
         raise InputError(f"inputs: found {sorted(feeds)}, wanted {names}")
     return {spec.name: fit(feeds[spec.name], spec) for spec in specs}

@@ -33,9 +33,9 @@ def parse_bytes(text: object, what: str = "size") -> int:
     return round(_parse(text, _BYTES, what, "512MiB"))
 
 
-def parse_ms(text: object, what: str = "time") -> float:
-    """'250ms' -> 250.0 milliseconds. Raises UsageError naming `what`."""
-    return _parse(text, _MS, what, "250ms")
+def parse_ms(text: object, what: str = "time", example: str = "250ms") -> float:
+    """'250ms' -> 250.0 milliseconds; 0 needs no unit. Raises UsageError naming `what`."""
+    return 0.0 if text == "0" else _parse(text, _MS, what, example)
 
 
 def parse_mj(text: object, what: str = "energy") -> float:

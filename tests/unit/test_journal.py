@@ -436,3 +436,12 @@ def test_two_processes_make_one_chain(tmp_path: Path):
     with Journal(tmp_path / "j.db") as book:
         report = verify(book)
         assert (report.problem, report.outcomes, len(book)) == ("", 60, 60)
+
+
+def test_outcomes_that_a_wrong_clock_hides_from_since_are_counted(tmp_path: Path):
+    with Journal(tmp_path / "j.db") as book:
+        book.add(outcome("before the clock was set", "1", when="1970-01-01T00:03:00+00:00"))
+        book.add(outcome("right", "2", when="2126-11-25T10:00:00+00:00"))
+        book.add(outcome("set back", "3", when="2126-11-24T10:00:00+00:00"))
+        assert [one["item"] for one in book.outcomes("2126-11-25")] == ["right"]
+        assert book.misdated("2126-11-25") == 2

@@ -51,12 +51,15 @@ def test_every_item_once_and_again_only_when_it_changed(means: Path, folder: Pat
 def test_a_bad_item_is_recorded_once_and_the_others_are_read(means: Path, folder: Path, tmp_path: Path):
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (folder / "empty-slide").mkdir()
-    assert len(read(means, folder, tmp_path / "j.db")) == 5
+    picture(folder / "mixed" / "one.png", (1, 2, 3))
+    picture(folder / "mixed" / "deeper" / "two.png", (1, 2, 3))  # would be passed over
+    assert len(read(means, folder, tmp_path / "j.db")) == 6
     assert read(means, folder, tmp_path / "j.db") == []
     with Journal(tmp_path / "j.db") as book:
         errors = {one["item"]: one["error"] for one in book.outcomes() if one["error"]}
     assert errors["broken.png"]["type"] == errors["empty-slide"]["type"] == "InputError"
     assert "found no image" in errors["empty-slide"]["message"]
+    assert "beside folders of images (deeper ...)" in errors["mixed"]["message"]
 
 
 def test_half_copied_and_hidden_files_are_not_read_early(folder: Path):
