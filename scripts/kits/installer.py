@@ -283,11 +283,12 @@ def check_folder(into):
     if os.path.lexists(into) and not os.path.isdir(into):
         raise Refusal(f"{into}: found a file there, wanted a folder or nothing", "python3 FILE --into DIR")
     if os.path.isdir(into):
-        strangers = set(os.listdir(into)) - {"versions", "edge-runtime", "edge-runtime.new", "lock"}
-        if strangers:
+        names = set(os.listdir(into))
+        # beside what a kit has made a clinic keeps its journal, its slides: that is no reason not to upgrade
+        if names - {"lock"} and not os.path.isdir(os.path.join(into, "versions")):
             raise Refusal(
-                f"{into}: found {sorted(strangers)[0]} in it, wanted an empty folder or one that a kit made",
-                "python3 FILE --into {}".format(os.path.join(into, "edge-runtime")),
+                f"{into}: found {min(names)} in it, wanted an empty folder or one that a kit made",
+                "python3 FILE --into {}".format(os.path.join(into, "edge-runtime-kit")),
             )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise Refusal(f"{folder}: may not be written by this user", "python3 FILE --into a folder of your own")
@@ -302,7 +303,7 @@ def install(kit, into, self_test):
         with locked(into):
             clear(versions)
             before = current(into)
-            if not os.path.isdir(target):
+            if not works(target, self_test):
                 say(f"unpacking {kit.title} into {into} ...")
                 kit.unpack(trial)
                 package = os.path.join(trial, "site", "edge_runtime")
@@ -311,10 +312,11 @@ def install(kit, into, self_test):
                 try_it(trial, self_test)
                 write_start(os.path.join(trial, "edge-runtime"), target)
                 flush_all()  # with the byte code that the self-test left
+                if os.path.isdir(target):  # damaged
+                    os.rename(target, target + ".old.new")
                 os.rename(trial, target)
                 flush(versions)
-            else:
-                try_it(target, self_test)
+                clear(versions)
             write_start(os.path.join(into, "edge-runtime"), target)
             flush(into)
             for name in os.listdir(versions) if before != kit.about["id"] else ():
@@ -347,6 +349,18 @@ def locked(into):
                 f"{into}: another kit is being installed there", "the same command, when that has ended"
             ) from None
         yield
+
+
+def works(folder, self_test):
+    """Whether it is there and does what it should: files may have been damaged since."""
+    if not os.path.isdir(folder):
+        return False
+    try:
+        try_it(folder, self_test)
+    except Refusal as refusal:
+        say(f"what is installed does not work any more, so it is unpacked again: {refusal}")
+        return False
+    return True
 
 
 def clear(versions):

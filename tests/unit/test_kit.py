@@ -90,6 +90,18 @@ def test_again_upgrades_and_keeps_the_former_one(tmp_path: Path) -> None:
     assert len(list((into / "versions").iterdir())) == 2
 
 
+def test_what_was_damaged_since_is_unpacked_again_and_the_journal_beside_it_stays(tmp_path: Path) -> None:
+    into, kit = tmp_path / "into", make_kit(tmp_path)
+    assert run(kit, into).returncode == 0
+    (into / "clinic.db").write_text("rows")
+    (program,) = (into / "versions").glob("*/site/edge_runtime/__main__.py")
+    program.write_text("sys.exit('damaged')")
+    done = run(kit, into)
+    assert done.returncode == 0 and "does not work any more" in done.stderr, done.stderr
+    assert start(into, "doctor") == "self-test: ok doctor"
+    assert (into / "clinic.db").read_text() == "rows" and len(list((into / "versions").iterdir())) == 1
+
+
 @pytest.mark.parametrize("call", ["os.rename", "os.sync", "os.chmod"])
 def test_cut_off_in_the_middle_leaves_the_old_one(tmp_path: Path, call: str) -> None:
     into = tmp_path / "into"
