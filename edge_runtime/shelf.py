@@ -22,7 +22,8 @@ from edge_runtime.errors import StoreError
 
 SCHEMA = 1
 KEYS = "keys"
-BUNDLE_FILE = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{64})\.edge")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+BUNDLE_FILE = re.compile(rf"({NAME.pattern})@([0-9a-f]{{64}})\.edge")
 _INDEX_LIMIT_BYTES = 64 << 10
 
 
@@ -64,6 +65,11 @@ def bundle_file(folder: Path, name: str, digest: str) -> Path:
 
 
 def index_file(folder: Path, name: str) -> Path:
+    """Raises StoreError for what is no name: it could lead to a file outside of the folder."""
+    if not NAME.fullmatch(name):
+        raise StoreError(
+            f"{name!r}: wanted the name of a bundle: lower-case letters, digits, . _ -", hint="edge-runtime store list"
+        )
     return folder / f"{name}.json"
 
 
