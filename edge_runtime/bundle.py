@@ -5,7 +5,8 @@
                                                 3: it is signed, and a file may be coded)
     bytes 12-15    length N of the header      (at most 1 MiB: it is parsed whole, on a device with little memory)
     bytes 16-47    SHA-256 of the header       (also the bundle's digest: the header binds every other byte)
-    N bytes        the header: JSON, UTF-8, keys sorted, no repeated keys, finite numbers
+    N bytes        the header: JSON, UTF-8, keys sorted, no repeated keys, finite numbers,
+                   no control characters in any text, at most 32 values deep
     then           the files, each at the next multiple of 64 (so that one can be mapped), zeros between
     then           in version 3 the signatures, at the next multiple of 64 (signatures.py); and nothing behind
 

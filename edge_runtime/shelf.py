@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge_runtime.errors import StoreError
+from edge_runtime.fields import UNPRINTABLE, show
+from edge_runtime.regular import open_regular
 
 SCHEMA = 1
 KEYS = "keys"
@@ -77,7 +79,7 @@ def read_shelf(folder: Path, name: str) -> Shelf | None:
     """None where nothing of that name is installed. Raises StoreError for an index that cannot be read."""
     path = index_file(folder, name)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             text = stream.read(_INDEX_LIMIT_BYTES)
     except FileNotFoundError:
         return None
@@ -97,9 +99,12 @@ def read_shelf(folder: Path, name: str) -> Shelf | None:
 
 def _kept(plain: dict[str, Any]) -> Kept:
     digest, version, size, installed = (plain[key] for key in Kept._fields)
-    if not (re.fullmatch(r"[0-9a-f]{64}", digest) and isinstance(size, int) and isinstance(version, str)):
-        raise ValueError(f"digest {digest!r}, version {version!r}, size {size!r}")
-    return Kept(digest, version, size, str(installed))
+    if not (re.fullmatch(r"[0-9a-f]{64}", digest) and isinstance(size, int) and 0 <= size < 1 << 63):
+        raise ValueError(f"digest {digest!r}, size {show(size)}")
+    for text in (version, installed):
+        if not isinstance(text, str) or UNPRINTABLE.search(text):
+            raise ValueError(f"version {show(version)}, installed {show(installed)}")
+    return Kept(digest, version, size, installed)
 
 
 def installed_bundle(name: str, version: str | None = None) -> Path | None:

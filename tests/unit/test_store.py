@@ -100,6 +100,23 @@ def test_a_file_of_the_folder_does_not_take_a_name(home: Path, tmp_path: Path, m
     assert load_bundle("./b").version == "0.1"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"version": "1.0\ud800"}, {"version": "\x1b[2J"}, {"installed": "\ud800"}, {"size": 10**400}, {"digest": None}],
+)
+def test_one_entry_that_cannot_be_read_does_not_hide_the_others(home: Path, tmp_path: Path, changes: Any):
+    for name in "bc":
+        install(packed(tmp_path, name=name), home, PLENTY)
+    plain = json.loads(index_file(home, "b").read_text())
+    plain["current"] |= changes
+    index_file(home, "b").write_text(json.dumps(plain))
+    done = cli("store", "list")
+    assert (done.returncode, done.stdout.split()[0]) == (1, "c"), done.stderr
+    assert "b.json: found " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert remove("b", home)
+
+
 @pytest.mark.parametrize("name", ["../victim", "a/b", "..", "", "B", "/etc/passwd"])
 def test_only_names_are_removed_and_rolled_back(home: Path, name: str):
     victim = home.parent / "victim.json"
