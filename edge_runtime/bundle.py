@@ -5,7 +5,8 @@
                                                 3: it is signed, and a file may be coded)
     bytes 12-15    length N of the header      (at most 1 MiB: it is parsed whole, on a device with little memory)
     bytes 16-47    SHA-256 of the header       (also the bundle's digest: the header binds every other byte)
-    N bytes        the header: JSON, UTF-8, keys sorted, no repeated keys, finite numbers
+    N bytes        the header: JSON, UTF-8, keys sorted, no repeated keys, finite numbers,
+                   no control characters in any text, at most 32 values deep
     then           the files, each at the next multiple of 64 (so that one can be mapped), zeros between
     then           in version 3 the signatures, at the next multiple of 64 (signatures.py); and nothing behind
 
@@ -185,16 +186,23 @@ class Bundle(NamedTuple):
 
 
 def find_bundle(name: str | os.PathLike[str]) -> Path:
-    """A path as it is; a bare name such as "malaria" is an installed bundle (see store.py), "malaria@1.0.0" that
-    version of it; else the name of one that came with the package. Raises StoreError where the store cannot be read."""
+    """A Path, and text with a folder or the ending .edge, is a path as it is. A bare name such as "malaria" is an
+    installed bundle (see store.py), "malaria@1.0.0" that version of it; else one that came with the package. It is
+    never a file: which one it means must not hang on what lies in the folder that the command is started in.
+
+    Raises BundleError where there is none of that name, StoreError where the store cannot be read."""
     path = Path(name)
     bare, at, version = str(name).partition("@")
-    if os.path.isfile(path) or path.suffix == ".edge" or os.sep in str(name) or not NAME.fullmatch(bare):
+    if not isinstance(name, str) or path.suffix == ".edge" or path.name != name or not NAME.fullmatch(bare):
         return path
     from edge_runtime.shelf import installed_bundle  # a path needs none of it
 
-    found = installed_bundle(bare, version if at else None)
-    return found or (None if at else shipped_bundle(bare)) or path
+    if found := installed_bundle(bare, version if at else None) or (None if at else shipped_bundle(bare)):
+        return found
+    raise BundleError(
+        f"{name}: found no bundle of this name, neither installed nor shipped",
+        hint=f"edge-runtime store list; a file in this folder is called ./{name}",
+    )
 
 
 def shipped_bundle(name: str) -> Path | None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from edge_runtime.budget import Cost
 from edge_runtime.digest import sha256
 from edge_runtime.errors import BundleError
+from edge_runtime.fields import UNPRINTABLE
 from edge_runtime.signatures import SIZES as SIGNATURE_SIZES
 from edge_runtime.tensors import DTYPES, TensorSpec
 
@@ -25,6 +26,7 @@ ALIGN = 64
 FORMATS = ("onnx", "tflite", "null")
 FIXED = struct.Struct("<8sII32s")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MOST_LEVELS = 32  # of values in values: whatever walks the header must come to an end on any stack
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,6 +96,7 @@ def read_header(path: Path, fixed: bytes, size: int, read: Any) -> tuple[str, in
             parse_int=_whole,
             parse_float=_finite,
         )
+        _check_texts(plain)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: the header is not JSON as wanted: {error}") from error
     if not isinstance(plain, dict):
@@ -123,6 +126,19 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"found {text[:40]}, wanted finite numbers")
     return number
+
+
+def _check_texts(plain: Any) -> None:
+    """Every text, keys too, can be printed and written. Raises ValueError."""
+    todo = [(plain, 0)]
+    while todo:
+        one, level = todo.pop()
+        if level > _MOST_LEVELS:
+            raise ValueError(f"found values more than {_MOST_LEVELS} deep")
+        if isinstance(one, str) and (bad := UNPRINTABLE.search(one)):
+            raise ValueError(f"found {bad[0]!a} in {one[:80]!a}, wanted no control characters in any text")
+        inner = (*one, *one.values()) if isinstance(one, dict) else one if isinstance(one, list) else ()
+        todo += [(value, level + 1) for value in inner]
 
 
 class Checker:

@@ -150,6 +150,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from edge_runtime.bundle import find_bundle, read_bundle
+    from edge_runtime.fields import UNPRINTABLE
     from edge_runtime.task import find_task
     from edge_runtime.units import format_bytes
 
@@ -163,7 +164,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     for one in bundle.variants:
         task.check(one.inputs, one.outputs)
     if arguments.card:
-        sys.stdout.write(bundle.read(bundle.file("card.md")).decode(errors="replace"))
+        card = bundle.read(bundle.file("card.md")).decode(errors="replace").replace("\r\n", "\n")
+        sys.stdout.write(UNPRINTABLE.sub(lambda found: found[0] if found[0] in "\n\t" else "\ufffd", card))
         return 0
     if arguments.json:
         _print(bundle.to_json() | {key: trust[key] for key in ("origin", "signatures", "refused_here")})

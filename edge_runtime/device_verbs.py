@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edge_runtime.child import Progress
     from edge_runtime.operators import OperatorTable
 
@@ -109,8 +108,9 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return made
 
 
-def _models(path: Path) -> list[tuple[str, str, bytes]]:
+def _models(model: str) -> list[tuple[str, str, bytes]]:
     """(name, format, content) of a model file, or of every variant of a bundle."""
+    path = Path(model)
     format_ = path.suffix.lower().removeprefix(".")
     if format_ in ("onnx", "tflite"):
         try:
@@ -119,7 +119,7 @@ def _models(path: Path) -> list[tuple[str, str, bytes]]:
             raise UsageError(f"{path}: {error.strerror}, wanted a model") from error
     from edge_runtime.bundle import load_bundle
 
-    bundle = load_bundle(str(path))
+    bundle = load_bundle(model)
     found = [one for one in bundle.variants if one.format in ("onnx", "tflite")]
     return [(f"{bundle.name} {one.name}", one.format, bundle.read(one.file)) for one in found]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from edge_runtime.errors import ProfileError, UsageError
+
+# Control characters, which a terminal may obey, those that turn the order of what is read, and halves of characters,
+# which JSON can say and no file or terminal can take.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _Number = TypeVar("_Number", int, float)
 

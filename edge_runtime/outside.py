@@ -32,6 +32,8 @@ _LEADS: dict[int, dict[int, int]] = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
+# Protobuf keeps 32 bits of a tag and drops those above, so that an unknown field here would be a known one there.
+_MOST_TAG, _MOST_LENGTH = 2**32 - 1, 2**31 - 1
 # Of TFLite's Model: where its table says that external_buffer_groups and external_buffers are.
 _EXTERNAL_SLOTS = (20, 22)
 
@@ -87,7 +89,7 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
     """(number, wire type, where it is, its value, or for bytes where they end) of each field of a message."""
     at = start
     while at < end:
-        key, at = _varint(view, at, end)
+        key, at = _varint(view, at, end, _MOST_TAG)
         number, kind = key >> 3, key & 7
         if not number:
             raise ValueError("field number 0")
@@ -95,7 +97,7 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
         if kind == _VARINT:
             value, at = _varint(view, at, end)
         elif kind == _BYTES:
-            length, at = _varint(view, at, end)
+            length, at = _varint(view, at, end, _MOST_LENGTH)
             value = at + length
             if value > end:
                 raise ValueError(f"a field of {length} bytes where {end - at} are left")
@@ -111,7 +113,8 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
         yield number, kind, at, value
 
 
-def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
+def _varint(view: memoryview, at: int, end: int, most: int | None = None) -> tuple[int, int]:
+    """(value, where it ends). `most`: of a tag or a length, which must be written as short as it can be, too."""
     value = shift = 0
     while True:
         if at >= end or shift > 63:
@@ -120,6 +123,8 @@ def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
+            if most is not None and (value > most or (shift and not byte)):
+                raise ValueError("a tag or a length that readers take differently")
             return value, at
         shift += 7
 

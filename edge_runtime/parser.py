@@ -98,7 +98,7 @@ def make_parser(run: Mapping[str, Verb]) -> argparse.ArgumentParser:
     out.add_argument("--rows", action="store_true", help="measure nothing: show rows that were kept")
 
     one = verb("predict", "a model's latency on a device, estimated from its operator table; for the workstation")
-    one.add_argument("model", type=Path, help="an .onnx or .tflite file, or a bundle")
+    one.add_argument("model", help="an .onnx or .tflite file, or a bundle")
     one.add_argument("--device", required=True, metavar="FILE.toml", help="a profile by doctor --calibrate")
 
     one = verb("run", "read slides or images")

@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge_runtime.errors import StoreError
+from edge_runtime.fields import UNPRINTABLE, show
+from edge_runtime.regular import open_regular
 
 SCHEMA = 1
 KEYS = "keys"
-BUNDLE_FILE = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{64})\.edge")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+BUNDLE_FILE = re.compile(rf"({NAME.pattern})@([0-9a-f]{{64}})\.edge")
 _INDEX_LIMIT_BYTES = 64 << 10
 
 
@@ -64,6 +67,11 @@ def bundle_file(folder: Path, name: str, digest: str) -> Path:
 
 
 def index_file(folder: Path, name: str) -> Path:
+    """Raises StoreError for what is no name: it could lead to a file outside of the folder."""
+    if not NAME.fullmatch(name):
+        raise StoreError(
+            f"{name!r}: wanted the name of a bundle: lower-case letters, digits, . _ -", hint="edge-runtime store list"
+        )
     return folder / f"{name}.json"
 
 
@@ -71,7 +79,7 @@ def read_shelf(folder: Path, name: str) -> Shelf | None:
     """None where nothing of that name is installed. Raises StoreError for an index that cannot be read."""
     path = index_file(folder, name)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             text = stream.read(_INDEX_LIMIT_BYTES)
     except FileNotFoundError:
         return None
@@ -91,9 +99,12 @@ def read_shelf(folder: Path, name: str) -> Shelf | None:
 
 def _kept(plain: dict[str, Any]) -> Kept:
     digest, version, size, installed = (plain[key] for key in Kept._fields)
-    if not (re.fullmatch(r"[0-9a-f]{64}", digest) and isinstance(size, int) and isinstance(version, str)):
-        raise ValueError(f"digest {digest!r}, version {version!r}, size {size!r}")
-    return Kept(digest, version, size, str(installed))
+    if not (re.fullmatch(r"[0-9a-f]{64}", digest) and isinstance(size, int) and 0 <= size < 1 << 63):
+        raise ValueError(f"digest {digest!r}, size {show(size)}")
+    for text in (version, installed):
+        if not isinstance(text, str) or UNPRINTABLE.search(text):
+            raise ValueError(f"version {show(version)}, installed {show(installed)}")
+    return Kept(digest, version, size, installed)
 
 
 def installed_bundle(name: str, version: str | None = None) -> Path | None:

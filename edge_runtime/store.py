@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import demand, read_bundle
 from edge_runtime.errors import BudgetError, EdgeError, StoreError
-from edge_runtime.shelf import BUNDLE_FILE, Kept, Shelf, bundle_file, in_use, index_file, read_shelf
+from edge_runtime.shelf import BUNDLE_FILE, NAME, Kept, Shelf, bundle_file, in_use, index_file, read_shelf
 from edge_runtime.store_copy import FULL, INCOMING, copy_bundle, demand_both, space, sync_folder
 from edge_runtime.units import format_bytes
 from edge_runtime.version_order import compare_versions
@@ -96,7 +95,7 @@ def _listdir(folder: Path) -> list[str]:
 
 def _names(folder: Path) -> list[str]:
     names = (entry.removesuffix(".json") for entry in _listdir(folder) if entry.endswith(".json"))
-    return [name for name in names if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name)]
+    return [name for name in names if NAME.fullmatch(name)]
 
 
 def bundle_files(folder: Path) -> dict[Path, int]:
@@ -353,14 +352,15 @@ def _no_room(offered: Bundle, folder: Path, room: Room, used: int, free: int, re
 
 def remove(name: str, folder: Path) -> int:
     """Both versions; returns the bytes that this gives back. Raises StoreError, also where a session has one open."""
+    index = index_file(folder, name)
     with _changing(folder):
         files = {path: size for path, size in bundle_files(folder).items() if path.name.startswith(f"{name}@")}
-        if not files and not index_file(folder, name).exists():
+        if not files and not index.exists():
             raise _unknown(name, folder)
         for path in files:
             if in_use(path):
                 raise StoreError(f"{path}: a running session has it open", hint="end `run` or `loop`, then remove it")
-        index_file(folder, name).unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
         sync_folder(folder)
         for path in files:
             path.unlink(missing_ok=True)
@@ -371,6 +371,7 @@ def remove(name: str, folder: Path) -> int:
 def rollback(name: str, folder: Path) -> Shelf:
     """Make the previous version the current one, after all of it was read; again, and it is as before. A session that
     is open goes on with what it has. Raises StoreError, BundleError, TrustError."""
+    index_file(folder, name)  # before the folder is made, where there is none
     with _changing(folder):
         shelf = read_shelf(folder, name)
         if shelf is None:

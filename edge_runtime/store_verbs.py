@@ -44,7 +44,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         )
 
     one = action("install", _install, "copy a bundle into the store, check all of it, and make it the current version")
-    one.add_argument("bundle", help="a .edge file")
+    one.add_argument("bundle", help="a .edge file, or malaria for the shipped one")
     quota(one)
     one.add_argument("--trust", type=Path, metavar="DIR", help="it must be signed by one of the keys DIR/*.pub, too")
     one.add_argument("--allow-older", action="store_true", help="also where a newer version is installed")
@@ -97,9 +97,7 @@ def _install(arguments: argparse.Namespace) -> int:
     from edge_runtime.units import format_bytes
 
     folder = _folder(arguments)
-    source = Path(arguments.bundle)
-    if not source.exists():  # "malaria": the shipped one, to be kept and rolled back like any other
-        source = find_bundle(arguments.bundle)
+    source = find_bundle(arguments.bundle)  # "malaria": the shipped one, to be kept and rolled back like any other
     if source.is_file() and source.stat().st_size >= _LARGE_BYTES:
         _say(f"edge-runtime: copying {format_bytes(source.stat().st_size)}, reading it back and checking it")
     done = install(source, folder, _room(arguments), trust=arguments.trust, allow_older=arguments.allow_older)

@@ -3,7 +3,8 @@
 The rule. The keys of a device are the files NAME.pub in /etc/edge_runtime/keys where that folder is, else in `keys` of
 its store (shelf.py). As soon as the folder is there, every bundle that is opened to be used (`store install`, `fit`,
 `run`, `loop`, `bench`, `load_bundle`, `open_session`) must bear a good signature of one of them. An empty folder
-accepts nothing; a key file that cannot be read, or a missing library, refuses. Without the folder everything is taken.
+accepts nothing; a folder or key file that cannot be read, or a missing library, refuses. Without the folder everything
+is taken.
 
 What it is for. A bundle travels on sticks, phones and chat groups before it meets the device, and whoever holds it on
 the way can swap the model, its thresholds or its labels, so that it misses infections or finds them everywhere. The
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +45,7 @@ from edge_runtime.signatures import Signature, message
 SYSTEM_KEYS = Path("/etc/edge_runtime/keys")
 _MOST_KEYS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_WANTED = "the keys that this device accepts"
 
 
 class Judgement(NamedTuple):
@@ -63,8 +66,21 @@ class Judgement(NamedTuple):
 
 
 def trust_folder() -> Path:
-    """Where this device's keys are, or would be."""
-    return SYSTEM_KEYS if os.path.lexists(SYSTEM_KEYS) else store_folder() / KEYS
+    """Where this device's keys are, or would be. Raises TrustError where that cannot be told."""
+    return SYSTEM_KEYS if _is_there(SYSTEM_KEYS) else store_folder() / KEYS
+
+
+def _is_there(path: Path) -> bool:
+    """Of a link: the link. Raises TrustError where this user may not know, or where a link on the way leads nowhere."""
+    try:
+        os.lstat(path)
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        if nowhere := [one for one in path.parents if os.path.islink(one) and not os.path.exists(one)]:
+            raise TrustError(f"{nowhere[0]}: a link that leads nowhere, wanted {_WANTED}") from None
+        return False
+    except OSError as error:
+        raise TrustError(f"{path}: {error.strerror}, wanted {_WANTED}", hint=f"sudo chmod 755 {path.parent}") from error
 
 
 def accepted_keys(folder: Path | None = None) -> tuple[PublicKey, ...] | None:
@@ -74,9 +90,11 @@ def accepted_keys(folder: Path | None = None) -> tuple[PublicKey, ...] | None:
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
+        if _is_there(folder):
+            raise TrustError(f"{folder}: a link that leads nowhere, wanted {_WANTED}") from None
         return None
     except OSError as error:
-        raise TrustError(f"{folder}: {error.strerror}, wanted the keys that this device accepts") from error
+        raise TrustError(f"{folder}: {error.strerror}, wanted {_WANTED}") from error
     files = [folder / name for name in names if name.endswith(".pub")]
     if len(files) > _MOST_KEYS:
         raise TrustError(f"{folder}: found {len(files)} keys, wanted at most {_MOST_KEYS}")
@@ -90,33 +108,43 @@ def accept(file: Path, folder: Path, name: str | None = None) -> PublicKey:
     name = name or found.name
     if not _NAME.fullmatch(name):
         raise TrustError(f"{file}: found the name {name!r}, wanted letters, digits, . _ -", hint="--name NAME")
-    if (folder / f"{found.id}.revoked").exists():
+    if _is_there(folder / f"{found.id}.revoked"):
         raise TrustError(
             f"{file}: key {found.id} was revoked here", hint=f"rm {folder / f'{found.id}.revoked'}, if it must be"
         )
-    for one in accepted_keys(folder) or ():
-        if one.key == found.key:
-            return one
+    same = [one for one in accepted_keys(folder) or () if one.key == found.key]
     try:
-        if folder.is_dir():
+        if same:
+            pass
+        elif folder.is_dir():
             write_public(folder / f"{name}.pub", found.key)
             _sync(folder)
         else:  # with its first key or not at all: an empty folder would accept nothing
             import tempfile
 
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(0o755, parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".keys-", dir=folder.parent) as beside:
                 made = Path(beside, KEYS)
-                made.mkdir()
+                made.mkdir(0o755)
                 write_public(made / f"{name}.pub", found.key)
                 _sync(made)
                 made.rename(folder)
             _sync(folder.parent)
+        if folder == SYSTEM_KEYS:
+            _let_all_read(folder)
     except FileExistsError as error:
         raise TrustError(f"{folder}: found another key of the name {name}", hint="--name NAME") from error
     except OSError as error:
         raise TrustError(f"{folder}: {error.strerror}, wanted to write a key") from error
-    return PublicKey(name, found.key)
+    return same[0] if same else PublicKey(name, found.key)
+
+
+def _let_all_read(folder: Path) -> None:
+    """Whatever root's umask: a user who cannot read the keys is refused every bundle."""
+    wanted = [(folder.parent, 0o755), (folder, 0o755), *((one, 0o644) for one in folder.glob("*.pub"))]
+    for path, mode in wanted:
+        if stat.S_IMODE(path.stat().st_mode) & mode & 0o055 != mode & 0o055:
+            path.chmod(mode)
 
 
 def revoke(which: str, folder: Path) -> PublicKey:

@@ -41,7 +41,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sign(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="a .edge file; signatures that it has are kept")
+    parser.add_argument("bundle", help="a .edge file; signatures that it has are kept")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key by `keys make`")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE.edge", help="may be the bundle itself"

@@ -153,7 +153,7 @@ def _check(job: Job) -> Bundle | None:
         raise UsageError(f"{job.out}: its folder is not there")
     if job.like is None:
         return None
-    return load_description(job.like) if job.like.suffix == ".json" else load_bundle(job.like)
+    return load_description(job.like) if job.like.suffix == ".json" else load_bundle(str(job.like))
 
 
 def _check_engines(original: Artifact, job: Job) -> None:

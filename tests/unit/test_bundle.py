@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.bundle import MAGIC, load_bundle, pack
+from edge_runtime.cli import main
 from edge_runtime.errors import BundleError
 from edge_runtime.packing import pack_folder
 from tests.conftest import null_model
@@ -107,6 +108,11 @@ def listed(**changes: Any) -> dict[str, Any]:
         (b'{"a": 1, "a": 2}', "stands twice"),
         (b'{"a": NaN}', "finite numbers"),
         (b"[" * 100_000, "not JSON"),
+        (header(files=[listed()], version="1.0\ud800"), r"found '.ud800' in '1.0.ud800', wanted no control"),
+        (header(files=[listed()], version="9\x1b[2J"), "wanted no control characters"),
+        (header(files=[listed()], labels=["a", "b\u202e"]), "wanted no control characters"),
+        (header(files=[listed()], preprocessing={"a": [{"b\x9b": 1}]}), "wanted no control characters"),
+        (b'{"a":' + b"[" * 40 + b"]" * 40 + b"}", "more than 32 deep"),
         (b"\xff\xfe", "not JSON"),
     ],
 )
@@ -117,6 +123,12 @@ def test_lying_headers_are_refused_in_words(plain: Any, said: str, tmp_path: Pat
         stream.write(bytes(-start % 64) + b"x" * 10)
     with pytest.raises(BundleError, match=said):
         load_bundle(path)
+
+
+def test_a_card_does_not_speak_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made = pack(header(), {**FILES, "card.md": "# caf\xe9\r\n\ta\x1b[2J\n".encode()}, tmp_path / "b.edge")
+    assert main(["inspect", "--card", str(made.path)]) == 0
+    assert capsys.readouterr().out == "# caf\xe9\n\ta\ufffd[2J\n"
 
 
 def test_a_newer_format_a_wrong_header_digest_an_enormous_header(tmp_path: Path):

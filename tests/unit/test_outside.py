@@ -114,6 +114,15 @@ def test_the_same_ones_whole_pass():
     refuse_outside(b"{}", "null", "b")
 
 
+@pytest.mark.parametrize("tag", ["6a", "ea00", "ea80808010", "ea8080808001", "ea80808080808080808001"])
+def test_a_tag_is_read_as_onnxruntime_reads_it(tag: str):
+    """Field 13 of a tensor, external_data, however its number is written."""
+    content = bytes.fromhex(f"{tag}00")
+    for field in (b"\x2a", b"\x3a"):  # an initializer of the graph of a model
+        content = field + bytes([len(content)]) + content
+    assert refused(content, "onnx")
+
+
 def test_what_was_shipped_passes():
     bundle = load_bundle("malaria")
     for one in bundle.variants:
@@ -167,6 +176,11 @@ def refused(content: bytes, form: str) -> bool:
         b"\x3a" + b"\xff" * 12,  # a length without an end
         b"\x02\x00",  # field number 0
         b"\x39\x00",  # eight bytes, cut off
+        b"\xba\x80\x80\x80\x10\x00",  # a tag of 33 bits, of which protobuf keeps 32: field 7
+        b"\xba\x80\x80\x80\x80\x01\x00",  # one of 36 bits
+        b"\xba\x00\x00",  # a tag with a needless byte
+        b"\x3a\x80\x00",  # and a length
+        b"\x3a\x80\x80\x80\x80\x08",  # a length of 32 bits
     ],
 )
 def test_what_the_walk_cannot_follow_is_refused(content: bytes):

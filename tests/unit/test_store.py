@@ -58,12 +58,13 @@ def test_two_versions_are_kept_and_a_name_finds_the_current_one(home: Path, tmp_
     assert load_bundle("b@1.2").version == "1.2"
     with pytest.raises(StoreError, match=r"found b 1.1 and 1.2, wanted 1.0"):
         load_bundle("b@1.0")
-    with pytest.raises(BundleError, match="No such file"):
+    with pytest.raises(BundleError, match="neither installed nor shipped"):
         load_bundle("malaria@1.0.0")  # not installed: the shipped one is called by its name
     assert rollback("b", home).current.version == "1.2"
     assert remove("b", home) > 2 * BIG
     assert left(home) == set()
-    assert find_bundle("b") == Path("b")
+    with pytest.raises(BundleError, match="b: found no bundle of this name, neither"):
+        load_bundle("b")
 
 
 def test_what_is_installed_goes_before_what_was_shipped(home: Path, tmp_path: Path):
@@ -77,6 +78,54 @@ def test_what_is_installed_goes_before_what_was_shipped(home: Path, tmp_path: Pa
         load_bundle("malaria")
     remove("malaria", home)
     assert find_bundle("malaria") == shipped
+
+
+def test_a_file_of_the_folder_does_not_take_a_name(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A stick with a file called malaria, an older bundle with a good signature."""
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / "b").write_bytes(packed(tmp_path, "0.1").read_bytes())
+    (stick / "malaria").write_bytes(packed(tmp_path, "0.1", "malaria").read_bytes())
+    shipped = find_bundle("malaria")
+    monkeypatch.chdir(stick)
+    assert find_bundle("malaria") == shipped
+    with pytest.raises(BundleError, match=r"b: found no bundle of this name.*\n.*a file in this folder is called ./b"):
+        load_bundle("b")
+    for path in ("./b", "../stick/b", Path("b")):
+        assert load_bundle(path).version == "0.1"
+    install(packed(tmp_path, "1.0"), home, PLENTY)
+    assert load_bundle("b").version == "1.0"
+    done = cli("store", "install", "b", "--json")
+    assert '"done": "unchanged"' in done.stdout, done.stderr
+    assert load_bundle("./b").version == "0.1"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"version": "1.0\ud800"}, {"version": "\x1b[2J"}, {"installed": "\ud800"}, {"size": 10**400}, {"digest": None}],
+)
+def test_one_entry_that_cannot_be_read_does_not_hide_the_others(home: Path, tmp_path: Path, changes: Any):
+    for name in "bc":
+        install(packed(tmp_path, name=name), home, PLENTY)
+    plain = json.loads(index_file(home, "b").read_text())
+    plain["current"] |= changes
+    index_file(home, "b").write_text(json.dumps(plain))
+    done = cli("store", "list")
+    assert (done.returncode, done.stdout.split()[0]) == (1, "c"), done.stderr
+    assert "b.json: found " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert remove("b", home)
+
+
+@pytest.mark.parametrize("name", ["../victim", "a/b", "..", "", "B", "/etc/passwd"])
+def test_only_names_are_removed_and_rolled_back(home: Path, name: str):
+    victim = home.parent / "victim.json"
+    victim.write_text("{}")
+    for act in (remove, rollback):
+        with pytest.raises(StoreError, match="wanted the name of a bundle"):
+            act(name, home)
+    assert victim.exists()
+    assert not home.exists()
 
 
 def test_the_same_bundle_twice_is_one_copy_and_a_damaged_copy_is_renewed(home: Path, tmp_path: Path):

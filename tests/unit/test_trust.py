@@ -163,6 +163,46 @@ def test_whatever_is_unclear_is_not_a_yes(home: Path, tmp_path: Path, clinic: Pa
         load_bundle(good)
 
 
+def test_a_rule_that_cannot_be_found_is_not_taken_for_none(home: Path, tmp_path: Path, monkeypatch: Any):
+    bundle = small(tmp_path)
+    home.mkdir()
+    (home / "keys").symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(TrustError, match="keys: a link that leads nowhere"):
+        load_bundle(bundle)
+    (home / "keys").unlink()
+    assert load_bundle(bundle)
+    (tmp_path / "config").symlink_to(tmp_path / "not-mounted")
+    monkeypatch.setattr(trust, "SYSTEM_KEYS", tmp_path / "config" / "keys")
+    with pytest.raises(TrustError, match="config: a link that leads nowhere"):
+        load_bundle(bundle)
+    monkeypatch.setattr(trust, "SYSTEM_KEYS", tmp_path / "etc")
+
+    def refuse(path: Any, *_: object, really: Any = os.lstat, **more: Any) -> Any:
+        if Path(path) == trust.SYSTEM_KEYS:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return really(path, **more)
+
+    monkeypatch.setattr(os, "lstat", refuse)
+    with pytest.raises(TrustError, match="etc: Permission denied, wanted the keys that this device accepts"):
+        load_bundle(bundle)
+
+
+def test_everybody_can_read_the_keys_of_the_system(tmp_path: Path, clinic: Path, monkeypatch: Any):
+    monkeypatch.setattr(trust, "SYSTEM_KEYS", tmp_path / "etc" / "edge_runtime" / "keys")
+    (tmp_path / "etc").mkdir()
+    found = [trust.SYSTEM_KEYS.parent, trust.SYSTEM_KEYS, trust.SYSTEM_KEYS / "clinic.pub"]
+    before = os.umask(0o077)
+    try:
+        trust.accept(public(clinic), trust.SYSTEM_KEYS)
+        assert [one.stat().st_mode & 0o777 for one in found] == [0o755, 0o755, 0o644]
+        for one in found:
+            one.chmod(0o700)  # as an earlier version left them: accepted again, it is put right
+        trust.accept(public(clinic), trust.SYSTEM_KEYS)
+        assert [one.stat().st_mode & 0o777 for one in found] == [0o755, 0o755, 0o644]
+    finally:
+        os.umask(before)
+
+
 def test_keys_of_the_system_go_before_those_of_a_store(home: Path, tmp_path: Path, clinic: Path):
     keys.make_key(tmp_path / "root")
     trust.accept(tmp_path / "root.pub", trust.SYSTEM_KEYS)
