@@ -118,13 +118,14 @@ class Item(NamedTuple):
         return whole.hexdigest()
 
     def state(self) -> str:
-        """What changes as long as somebody writes to it: names, sizes and times of writing, also of files that have
-        not got their names yet. "" where it cannot be told."""
+        """What changes as long as somebody writes to it: names, sizes and times, also of files that have not got their
+        names yet. "" where it cannot be told. The time of the last change of any kind is among them, as above; the
+        number of the file is not: where a card has none (FAT, exFAT) the system makes up another at any time."""
         whole = sha256()
         try:
             for path in [*self.images(), *self.temporary()]:
                 about = path.stat()
-                text = f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\n"
+                text = f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n"
                 whole.update(text.encode(errors="surrogateescape"))
         except (InputError, OSError):
             return ""

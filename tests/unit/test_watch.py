@@ -199,6 +199,34 @@ def test_the_dates_of_files_do_not_matter(when: int, clock: Clock, tmp_path: Pat
     assert next(watch(tmp_path)).images()[0].stat().st_size == len(whole) + 9
 
 
+def test_a_slide_replaced_by_one_of_its_size_and_date_is_given_again(clock: Clock, tmp_path: Path):
+    def replace(colour: tuple[int, int, int]) -> None:
+        new = picture(tmp_path / ".new.bmp", colour)
+        os.utime(new, (1_600_000_000, 1_600_000_000))
+        new.replace(tmp_path / "a.bmp")
+
+    replace((1, 2, 3))
+    items = watch(tmp_path)
+    before = next(items).digest()
+    clock.at(60, lambda: replace((4, 5, 6)))
+    assert next(items).digest() != before
+
+
+def test_an_item_replaced_by_one_of_its_size_and_date_while_it_is_read_is_not_recorded(tmp_path: Path):
+    path = picture(tmp_path / "in" / "a.bmp", (1, 2, 3))
+    os.utime(path, (1_600_000_000, 1_600_000_000))
+
+    class Slow(Reader):
+        def run(self, item: Item, **_: object) -> Outcome:
+            read = super().run(item)
+            picture(path, (4, 5, 6))
+            os.utime(path, (1_600_000_000, 1_600_000_000))
+            return read
+
+    with Journal(tmp_path / "j.db") as book:
+        assert not list(run_loop(Slow(), [Item("a.bmp", (path,))], book))  # type: ignore[arg-type]
+
+
 def test_names_that_are_not_items(clock: Clock, tmp_path: Path):
     for name in ("slide.part", "slide.tmp", ".hidden", "~slide"):
         picture(tmp_path / name / "a.png", (1, 2, 3))
