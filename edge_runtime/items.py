@@ -25,6 +25,7 @@ IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".w
 # A whole thin film read cell by cell is 5,000 to 20,000 images; far more than that is the wrong folder.
 MAX_IMAGES = 50_000
 MAX_BYTES = 64 << 20  # of one image
+_ESCAPES = tuple("\\xuUnrt")  # what follows the backslash in `printable`
 
 
 class Content(NamedTuple):
@@ -150,13 +151,26 @@ class Item(NamedTuple):
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path as text that can be printed on one line and stored: bytes that are not UTF-8, as old memory sticks have
-    them, and control characters stand as backslash escapes."""
+    """A path as text that can be printed on one line and stored, another one for each path: bytes that are not UTF-8,
+    as old memory sticks have them, and control characters stand as backslash escapes. A backslash of the name itself
+    is doubled where it could be taken for the beginning of one, and left alone elsewhere."""
     try:
-        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+        text = os.fsencode(path).decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # what no file can be called
         text = str(path)
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    said = ""
+    for one in reversed(text):
+        said = ("\\\\" if one == "\\" and said[:1] in _ESCAPES else _escaped(one)) + said
+    return said
+
+
+def _escaped(one: str) -> str:
+    if "\udc80" <= one <= "\udcff":  # a byte
+        return f"\\x{ord(one) - 0xDC00:02x}"
+    if one == "\\" or one.isprintable():
+        return one
+    # not \x, which is the byte of that number
+    return f"\\u{ord(one):04x}" if "\x80" <= one <= "\xff" else one.encode("unicode_escape").decode()
 
 
 def is_image(name: str) -> bool:

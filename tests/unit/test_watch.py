@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edge_runtime.errors import InputError, JournalError
-from edge_runtime.items import Item
+from edge_runtime.items import Item, printable
 from edge_runtime.journal import Journal
 from edge_runtime.journal_check import verify
 from edge_runtime.loop import run_loop, watch
@@ -225,6 +225,22 @@ def test_an_item_replaced_by_one_of_its_size_and_date_while_it_is_read_is_not_re
 
     with Journal(tmp_path / "j.db") as book:
         assert not list(run_loop(Slow(), [Item("a.bmp", (path,))], book))  # type: ignore[arg-type]
+
+
+def test_names_that_look_alike_when_printed_are_two_items(clock: Clock, tmp_path: Path):
+    for number, name in enumerate((b"a\xff.png", b"a\\xff.png", b"a\xa0.png", b"a\xc2\xa0.png", b"a\\b.png")):
+        picture(tmp_path / os.fsdecode(name), (number, 0, 0))
+    names = [item.name for item in watch(tmp_path, once=True)]
+    assert sorted(names) == ["a\\\\xff.png", "a\\b.png", "a\\u00a0.png", "a\\xa0.png", "a\\xff.png"]
+
+
+NAME = st.lists(st.sampled_from([b"\\", b"x", b"u", b"n", b"0", b"f", b"\n", b"\xff", b"\xa0", b"\xc2\xa0", b"\xc2\x9f"]))
+
+
+@given(NAME, NAME)
+def test_each_name_is_printed_as_one_of_its_own(first: list[bytes], second: list[bytes]):
+    one, other = b"".join(first), b"".join(second)
+    assert (printable(os.fsdecode(one)) == printable(os.fsdecode(other))) == (one == other)
 
 
 def test_names_that_are_not_items(clock: Clock, tmp_path: Path):
