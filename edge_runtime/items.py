@@ -132,6 +132,16 @@ class Item(NamedTuple):
             return ""
         return whole.hexdigest()
 
+    def sync(self) -> None:
+        """Wait until what was read of it survives a power cut. Raises InputError where the disk did not take it."""
+        from edge_runtime.synced import sync  # not in the process that reads
+
+        try:
+            images = self.images()
+        except InputError:
+            return
+        sync(images, {path.parent for path in (*images, *self.paths)})
+
     def temporary(self) -> list[Path]:
         """Files in its folder that are still being copied, by their names."""
         folder = self.paths[0]

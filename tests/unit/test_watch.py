@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -234,7 +236,9 @@ def test_names_that_look_alike_when_printed_are_two_items(clock: Clock, tmp_path
     assert sorted(names) == ["a\\\\xff.png", "a\\b.png", "a\\u00a0.png", "a\\xa0.png", "a\\xff.png"]
 
 
-NAME = st.lists(st.sampled_from([b"\\", b"x", b"u", b"n", b"0", b"f", b"\n", b"\xff", b"\xa0", b"\xc2\xa0", b"\xc2\x9f"]))
+NAME = st.lists(
+    st.sampled_from([b"\\", b"x", b"u", b"n", b"0", b"f", b"\n", b"\xff", b"\xa0", b"\xc2\xa0", b"\xc2\x9f"])
+)
 
 
 @given(NAME, NAME)
@@ -273,6 +277,55 @@ def test_another_picture_of_the_same_name_size_and_date_is_read(tmp_path: Path):
             os.utime(path, (1_600_000_000, 1_600_000_000))
             assert read(tmp_path / "in", book) == ["IMG_1.bmp"]
             assert read(tmp_path / "in", book) == []
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_what_is_counted_is_on_the_disk_before_its_verdict(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    slide, synced = tmp_path / "in" / "slide", set()
+    for number in range(count):
+        picture(slide / f"{number}.png", (number, 0, 0))
+    paths = {slide, slide.parent, *slide.iterdir()}
+
+    class Libc:  # the call for all of the file system is there for many alone
+        def syncfs(self, fd: int) -> int:
+            assert count > 3
+            if os.fstat(fd).st_dev == os.stat(slide).st_dev:
+                synced.update(os.stat(path).st_ino for path in paths)
+            return 0
+
+    def add(self: Journal, *words: Any) -> bool:
+        assert {os.stat(path).st_ino for path in paths} <= synced
+        return kept(self, *words)
+
+    kept = Journal.add
+    with Journal(tmp_path / "j.db") as book, monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", add)
+        patch.setattr("ctypes.CDLL", lambda *_, **__: Libc())
+        patch.setattr(os, "fsync", lambda fd: synced.add(os.fstat(fd).st_ino))
+        assert read(tmp_path / "in", book) == ["slide"]
+
+
+@pytest.mark.parametrize(("number", "count"), [(errno.EINVAL, 3), (errno.EIO, 3), (errno.EIO, 30)])
+def test_what_the_disk_does_not_take_is_not_recorded(
+    number: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for place in range(count):
+        picture(tmp_path / "in" / "slide" / f"{place}.png", (place, 0, 0))
+    with Journal(tmp_path / "j.db") as book, monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        patch.setattr("ctypes.CDLL", lambda *_, **__: type("Libc", (), {"syncfs": staticmethod(lambda _: -1)}))
+        patch.setattr("ctypes.get_errno", lambda: number)
+        if number == errno.EINVAL:  # a file system that cannot
+            assert read(tmp_path / "in", book) == ["slide"]
+        else:
+            with pytest.raises(InputError, match="the disk did not take it"):
+                read(tmp_path / "in", book)
+            assert len(book) == 0
+        patch.undo()
+        assert read(tmp_path / "in", book) == ([] if number == errno.EINVAL else ["slide"])
 
 
 def test_a_renamed_folder_is_recorded_under_its_new_name_and_marked(tmp_path: Path):
