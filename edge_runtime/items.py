@@ -25,6 +25,7 @@ IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".w
 # A whole thin film read cell by cell is 5,000 to 20,000 images; far more than that is the wrong folder.
 MAX_IMAGES = 50_000
 MAX_BYTES = 64 << 20  # of one image
+_ESCAPES = tuple("\\xuUnrt")  # what follows the backslash in `printable`
 
 
 class Content(NamedTuple):
@@ -120,17 +121,28 @@ class Item(NamedTuple):
         return whole.hexdigest()
 
     def state(self) -> str:
-        """What changes as long as somebody writes to it: names, sizes and times of writing, also of files that have
-        not got their names yet. "" where it cannot be told."""
+        """What changes as long as somebody writes to it: names, sizes and times, also of files that have not got their
+        names yet. "" where it cannot be told. The time of the last change of any kind is among them, as above; the
+        number of the file is not: where a card has none (FAT, exFAT) the system makes up another at any time."""
         whole = sha256()
         try:
             for path in [*self.images(), *self.temporary()]:
                 about = path.stat()
-                text = f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\n"
+                text = f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n"
                 whole.update(text.encode(errors="surrogateescape"))
         except (InputError, OSError):
             return ""
         return whole.hexdigest()
+
+    def sync(self) -> None:
+        """Wait until what was read of it survives a power cut. Raises InputError where the disk did not take it."""
+        from edge_runtime.synced import sync  # not in the process that reads
+
+        try:
+            images = self.images()
+        except InputError:
+            return
+        sync(images, {path.parent for path in (*images, *self.paths)})
 
     def temporary(self) -> list[Path]:
         """Files in its folder that are still being copied, by their names."""
@@ -151,13 +163,26 @@ class Item(NamedTuple):
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path as text that can be printed on one line and stored: bytes that are not UTF-8, as old memory sticks have
-    them, and control characters stand as backslash escapes."""
+    """A path as text that can be printed on one line and stored, another one for each path: bytes that are not UTF-8,
+    as old memory sticks have them, and control characters stand as backslash escapes. A backslash of the name itself
+    is doubled where it could be taken for the beginning of one, and left alone elsewhere."""
     try:
-        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+        text = os.fsencode(path).decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # what no file can be called
         text = str(path)
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    said = ""
+    for one in reversed(text):
+        said = ("\\\\" if one == "\\" and said[:1] in _ESCAPES else _escaped(one)) + said
+    return said
+
+
+def _escaped(one: str) -> str:
+    if "\udc80" <= one <= "\udcff":  # a byte
+        return f"\\x{ord(one) - 0xDC00:02x}"
+    if one == "\\" or one.isprintable():
+        return one
+    # not \x, which is the byte of that number
+    return f"\\u{ord(one):04x}" if "\x80" <= one <= "\xff" else one.encode("unicode_escape").decode()
 
 
 def is_image(name: str) -> bool:

@@ -155,9 +155,10 @@ def run_loop(
     """Read what the journal does not know, record it, then give it. An item that fails is recorded with its error.
 
     `retry`: items recorded with an error are read again, and the new outcome takes the error's place. An item that
-    changes while it is read is not recorded: `watch` gives it again. With a `recorder`, each outcome has its energy;
-    with a `pacer`, the loop rests after an item as long as it takes to hold the pacer's limits. Raises EdgeError where
-    the model itself cannot be started again: that is no fault of the item, and nothing is recorded.
+    changes while it is read is not recorded: `watch` gives it again. What is recorded was on the disk before, so that
+    a power cut does not make another slide of it. With a `recorder`, each outcome has its energy; with a `pacer`, the
+    loop rests after an item as long as it takes to hold the pacer's limits. Raises EdgeError where the model
+    itself cannot be started again, or the disk fails: that is no fault of the item, and nothing is recorded.
     """
     for item in items:
         try:
@@ -178,11 +179,21 @@ def run_loop(
         state, start = item.state(), time.monotonic()
         outcome = run_item(session, item, progress=progress, recorder=recorder)
         busy_s = time.monotonic() - start
-        # it may change or go away while it is read: then what was read is neither the old nor the new
-        if item.state() == state and journal.add(outcome, mark):
+        if _is_safe(item, state) and journal.add(outcome, mark):
             yield outcome
         if pacer:
             pacer.rest(busy_s)
+
+
+def _is_safe(item: Item, state: str) -> bool:
+    """Whether it is as it was, and on the disk. It may change or go away while it is read: then what was read is
+    neither the old nor the new. Raises InputError where the disk did not take it."""
+    try:
+        item.sync()
+    except InputError:
+        if item.state() == state:
+            raise
+    return item.state() == state
 
 
 def run_item(

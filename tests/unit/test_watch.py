@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edge_runtime.errors import InputError, JournalError
-from edge_runtime.items import Item
+from edge_runtime.items import Item, printable
 from edge_runtime.journal import Journal
 from edge_runtime.journal_check import verify
 from edge_runtime.loop import run_loop, watch
@@ -199,6 +201,52 @@ def test_the_dates_of_files_do_not_matter(when: int, clock: Clock, tmp_path: Pat
     assert next(watch(tmp_path)).images()[0].stat().st_size == len(whole) + 9
 
 
+def test_a_slide_replaced_by_one_of_its_size_and_date_is_given_again(clock: Clock, tmp_path: Path):
+    def replace(colour: tuple[int, int, int]) -> None:
+        new = picture(tmp_path / ".new.bmp", colour)
+        os.utime(new, (1_600_000_000, 1_600_000_000))
+        new.replace(tmp_path / "a.bmp")
+
+    replace((1, 2, 3))
+    items = watch(tmp_path)
+    before = next(items).digest()
+    clock.at(60, lambda: replace((4, 5, 6)))
+    assert next(items).digest() != before
+
+
+def test_an_item_replaced_by_one_of_its_size_and_date_while_it_is_read_is_not_recorded(tmp_path: Path):
+    path = picture(tmp_path / "in" / "a.bmp", (1, 2, 3))
+    os.utime(path, (1_600_000_000, 1_600_000_000))
+
+    class Slow(Reader):
+        def run(self, item: Item, **_: object) -> Outcome:
+            read = super().run(item)
+            picture(path, (4, 5, 6))
+            os.utime(path, (1_600_000_000, 1_600_000_000))
+            return read
+
+    with Journal(tmp_path / "j.db") as book:
+        assert not list(run_loop(Slow(), [Item("a.bmp", (path,))], book))  # type: ignore[arg-type]
+
+
+def test_names_that_look_alike_when_printed_are_two_items(clock: Clock, tmp_path: Path):
+    for number, name in enumerate((b"a\xff.png", b"a\\xff.png", b"a\xa0.png", b"a\xc2\xa0.png", b"a\\b.png")):
+        picture(tmp_path / os.fsdecode(name), (number, 0, 0))
+    names = [item.name for item in watch(tmp_path, once=True)]
+    assert sorted(names) == ["a\\\\xff.png", "a\\b.png", "a\\u00a0.png", "a\\xa0.png", "a\\xff.png"]
+
+
+NAME = st.lists(
+    st.sampled_from([b"\\", b"x", b"u", b"n", b"0", b"f", b"\n", b"\xff", b"\xa0", b"\xc2\xa0", b"\xc2\x9f"])
+)
+
+
+@given(NAME, NAME)
+def test_each_name_is_printed_as_one_of_its_own(first: list[bytes], second: list[bytes]):
+    one, other = b"".join(first), b"".join(second)
+    assert (printable(os.fsdecode(one)) == printable(os.fsdecode(other))) == (one == other)
+
+
 def test_names_that_are_not_items(clock: Clock, tmp_path: Path):
     for name in ("slide.part", "slide.tmp", ".hidden", "~slide"):
         picture(tmp_path / name / "a.png", (1, 2, 3))
@@ -229,6 +277,55 @@ def test_another_picture_of_the_same_name_size_and_date_is_read(tmp_path: Path):
             os.utime(path, (1_600_000_000, 1_600_000_000))
             assert read(tmp_path / "in", book) == ["IMG_1.bmp"]
             assert read(tmp_path / "in", book) == []
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_what_is_counted_is_on_the_disk_before_its_verdict(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    slide, synced = tmp_path / "in" / "slide", set()
+    for number in range(count):
+        picture(slide / f"{number}.png", (number, 0, 0))
+    paths = {slide, slide.parent, *slide.iterdir()}
+
+    class Libc:  # the call for all of the file system is there for many alone
+        def syncfs(self, fd: int) -> int:
+            assert count > 3
+            if os.fstat(fd).st_dev == os.stat(slide).st_dev:
+                synced.update(os.stat(path).st_ino for path in paths)
+            return 0
+
+    def add(self: Journal, *words: Any) -> bool:
+        assert {os.stat(path).st_ino for path in paths} <= synced
+        return kept(self, *words)
+
+    kept = Journal.add
+    with Journal(tmp_path / "j.db") as book, monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", add)
+        patch.setattr("ctypes.CDLL", lambda *_, **__: Libc())
+        patch.setattr(os, "fsync", lambda fd: synced.add(os.fstat(fd).st_ino))
+        assert read(tmp_path / "in", book) == ["slide"]
+
+
+@pytest.mark.parametrize(("number", "count"), [(errno.EINVAL, 3), (errno.EIO, 3), (errno.EIO, 30)])
+def test_what_the_disk_does_not_take_is_not_recorded(
+    number: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for place in range(count):
+        picture(tmp_path / "in" / "slide" / f"{place}.png", (place, 0, 0))
+    with Journal(tmp_path / "j.db") as book, monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        patch.setattr("ctypes.CDLL", lambda *_, **__: type("Libc", (), {"syncfs": staticmethod(lambda _: -1)}))
+        patch.setattr("ctypes.get_errno", lambda: number)
+        if number == errno.EINVAL:  # a file system that cannot
+            assert read(tmp_path / "in", book) == ["slide"]
+        else:
+            with pytest.raises(InputError, match="the disk did not take it"):
+                read(tmp_path / "in", book)
+            assert len(book) == 0
+        patch.undo()
+        assert read(tmp_path / "in", book) == ([] if number == errno.EINVAL else ["slide"])
 
 
 def test_a_renamed_folder_is_recorded_under_its_new_name_and_marked(tmp_path: Path):
