@@ -122,8 +122,7 @@ def hungry(spec):
 
 
 def small_child(ram_bytes: int | None = None, silence_s: float = 30) -> Child:
-    child = Child("tests.unit.test_session:hungry", {"predicted_bytes": 40 * MIB}, Limits(ram_bytes, silence_s))
-    return child
+    return Child("tests.unit.test_session:hungry", {"predicted_bytes": 40 * MIB}, Limits(ram_bytes, silence_s))
 
 
 @pytest.mark.parametrize("way", ["take", "sip"])
