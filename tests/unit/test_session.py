@@ -122,7 +122,9 @@ def hungry(spec):
 
 
 def small_child(ram_bytes: int | None = None, silence_s: float = 30) -> Child:
-    return Child("tests.unit.test_session:hungry", {"predicted_bytes": 40 * MIB}, Limits(ram_bytes, silence_s))
+    child = Child("tests.unit.test_session:hungry", {"predicted_bytes": 40 * MIB}, Limits(ram_bytes, silence_s))
+    child.ready()
+    return child
 
 
 @pytest.mark.parametrize("way", ["take", "sip"])
