@@ -8,10 +8,12 @@ large ones in memory that both sides share.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -130,12 +132,10 @@ SHARE_BYTES = 16 << 10
 _ALIGN = 64
 
 
-def write_frame(
-    stream: IO[bytes],
-    plain: dict[str, Any],
-    arrays: Mapping[str, Array] | None = None,
-    shared: Shared | None = None,
-) -> None:
+def frame_bytes(
+    plain: dict[str, Any], arrays: Mapping[str, Array] | None = None, shared: Shared | None = None
+) -> bytes:
+    """A frame; its large arrays are in `shared` when this returns."""
     blobs: list[bytes] = []
     described = []
     placed: list[Array] = []
@@ -157,7 +157,16 @@ def write_frame(
     if shared and placed:
         shared.put(placed, offsets, end)
     text = json.dumps(plain | {"arrays": described}).encode()
-    stream.write(b"".join([len(text).to_bytes(4, "big"), text, *blobs]))
+    return b"".join([len(text).to_bytes(4, "big"), text, *blobs])
+
+
+def write_frame(
+    stream: IO[bytes],
+    plain: dict[str, Any],
+    arrays: Mapping[str, Array] | None = None,
+    shared: Shared | None = None,
+) -> None:
+    stream.write(frame_bytes(plain, arrays, shared))
     stream.flush()
 
 
@@ -188,13 +197,14 @@ def read_frame(
 # ---------------------------------------------------------------- serving
 
 
-def child_main(target: str, lifeline: int = -1, to_child: int = -1, to_parent: int = -1) -> None:
+def child_main(target: str, lifeline: int = -1, to_child: int = -1, to_parent: int = -1, parent: int = 0) -> None:
     """Serve frames from stdin until it closes. Whatever the engine prints goes to stderr, never into the frames.
 
     `lifeline`: the reading end of a pipe that the parent holds open. `to_child`, `to_parent`: descriptors of the
-    memory that both see, for arrays in each direction; -1 where there is none.
+    memory that both see, for arrays in each direction; -1 where there is none. `parent`: its number, 0 where the thread
+    that made this process may end before it.
     """
-    _die_with_parent(lifeline)
+    _die_with_parent(lifeline, parent)
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -234,9 +244,20 @@ def child_main(target: str, lifeline: int = -1, to_child: int = -1, to_parent: i
         _serve_one(answers, out, partial(handler[0].handle, plain["op"]), plain["meta"], arrays)
 
 
-def _die_with_parent(lifeline: int) -> None:
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent(lifeline: int, parent: int) -> None:
     """SIGIO, which ends a process that does not handle it, comes when the other end closes: a model that hangs must
-    not outlive a parent that was killed."""
+    not outlive a parent that was killed. Where `parent` is given and the system can, SIGKILL comes as well, whatever
+    became of the descriptor."""
+    if parent and sys.platform in ("linux", "android"):
+        with contextlib.suppress(ImportError, AttributeError):
+            import ctypes  # the sandbox loads it as well
+
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+            if os.getppid() != parent:  # it went before that
+                os._exit(1)
     try:
         import fcntl
     except ImportError:  # Windows

@@ -18,6 +18,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime import cgroup, errors
-from edge_runtime.child import MEMORY_WORDS, Progress, Shared, read_frame, resident_bytes, write_frame
+from edge_runtime.child import MEMORY_WORDS, Progress, Shared, frame_bytes, read_frame, resident_bytes
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, UsageError
 from edge_runtime.units import format_bytes
 
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 POLL_S = 0.05
 # For an answer, or a slide's next image: a slow board that still works must not be stopped.
 TIME_LIMIT_S = 300.0
+# Of a child that has closed its answers: to be gone by itself, and to say its last words.
+_LAST_S = 1.0
+_LAST_BYTES = 1 << 20
+_MOST_STEPS = 1 << 20
 # One thread unless asked: idle pools of numpy's BLAS cost memory that the budget would pay for. And what is freed goes
 # back to the system: glibc otherwise learns from the first large blocks to keep all later ones, and then a ResNet-18
 # has 230 MiB resident where it needs 147, with a peak of 247 for 212 (measured). Smaller blocks are kept, so that
@@ -48,7 +53,7 @@ _ENVIRONMENT = {
 }
 _CHILD = (
     "import sys; sys.path.append({root!r}); from edge_runtime.child import child_main; "
-    "child_main({target!r}, {lifeline}, {into}, {out})"
+    "child_main({target!r}, {lifeline}, {into}, {out}, {parent})"
 )
 
 
@@ -60,13 +65,29 @@ def check_time_limit(seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """`ram_bytes`: resident memory allowed to the child. `silence_s`: longest wait for a sign of life: an answer or
-    progress, and not what an engine prints. `loads_later`: the Handler loads models when it is asked to, so addresses
-    that are only reserved stay allowed."""
+    """`ram_bytes`: resident memory allowed to the child. `silence_s`: longest wait for a sign of life: an answer, or
+    progress that advances, and not what an engine prints. `loads_later`: the Handler loads models when it is
+    asked to, so addresses that are only reserved stay allowed."""
 
     ram_bytes: int | None = None
     silence_s: float = TIME_LIMIT_S
     loads_later: bool = False
+
+
+class _Steps:
+    """Tells progress from noise: `done` must grow, up to a total that stays what it was."""
+
+    def __init__(self) -> None:
+        self._done = -1
+        self._totals: set[int | None] = set()
+
+    def advance(self, done: int, total: int | None) -> bool:
+        self._totals.add(total)
+        most = _MOST_STEPS if total is None else min(total, _MOST_STEPS)
+        if len(self._totals) > 1 or not self._done < done <= most:
+            return False
+        self._done = done
+        return True
 
 
 class Child:
@@ -96,14 +117,20 @@ class Child:
         allowed = self.limits.ram_bytes
         # found before the child is made: this process may have to be alone in its group
         place = None if allowed is None else cgroup.find_place().parent
+        # the kernel's signal at a parent's end is at the end of its thread, and only the main one lasts
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+        code = _CHILD.format(root=root, target=target, lifeline=theirs, into=into, out=out, parent=parent)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD.format(root=root, target=target, lifeline=theirs, into=into, out=out)],
+            [sys.executable, "-P", "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | _ENVIRONMENT,
             pass_fds=[fd for fd in (theirs, into, out) if fd >= 0],
+            start_new_session=True,
         )
+        if self._process.stdin and hasattr(os, "set_blocking"):
+            os.set_blocking(self._process.stdin.fileno(), False)
         os.close(theirs)
         self._group = None if allowed is None else cgroup.confine(self._process.pid, allowed, place)
         # the child sets its own limits where no group holds it; until it is told to start it loads nothing
@@ -135,6 +162,7 @@ class Child:
 
     def close(self) -> None:
         """End the child; it holds nothing that must be saved."""
+        self._kill()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -148,8 +176,6 @@ class Child:
             if stream:
                 with contextlib.suppress(OSError):
                     stream.close()
-        if self.alive:
-            self._process.kill()
         self._process.wait()
         if self._group:
             self._killed = self._group.oom_kills() > 0
@@ -157,12 +183,36 @@ class Child:
             self._group.close()
             self._group = None
 
+    def _kill(self) -> None:
+        """The child, and what it may have started. Once it was waited for, its number may be another's."""
+        if self._process.returncode is not None:
+            return
+        with contextlib.suppress(OSError, AttributeError):  # Windows has no groups
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+
     def _send(self, plain: dict[str, Any], arrays: Mapping[str, Array] | None = None) -> None:
         if self._process.stdin is None or self._process.stdin.closed:
             raise EngineError("the model's process has ended: open the session again")
         # a child that died already is reported by the read that follows
         with contextlib.suppress(BrokenPipeError):
-            write_frame(self._process.stdin, plain, arrays, self._into)
+            self._write(self._process.stdin.fileno(), frame_bytes(plain, arrays, self._into))
+
+    def _write(self, fd: int, content: bytes) -> None:
+        """While the child does not take it, watch as when waiting for an answer."""
+        left = memoryview(content)
+        with contextlib.ExitStack() as stack:
+            waiting: selectors.BaseSelector | None = None
+            while left:
+                with contextlib.suppress(BlockingIOError):
+                    left = left[os.write(fd, left) :]
+                    continue
+                if waiting is None:
+                    waiting = stack.enter_context(selectors.DefaultSelector())
+                    waiting.register(fd, selectors.EVENT_WRITE)
+                waiting.select(POLL_S)
+                self._drain()
+                self._watch()
 
     def _receive(
         self,
@@ -173,6 +223,8 @@ class Child:
         """The answer to `question`, or to what was asked last."""
         plain: dict[str, Any] = {"progress": None}
         found: dict[str, Array] = {}
+        steps = _Steps()
+        self._signed_s = time.monotonic()
         try:
             if question is not None:
                 self._send(question, arrays)
@@ -182,8 +234,10 @@ class Child:
                     raise self._obituary()
                 plain, found = frame
                 self.peak_bytes = max(self.peak_bytes, plain.get("peak_bytes", 0))
-                if progress and "progress" in plain:
-                    progress(*plain["progress"])
+                if "progress" in plain and steps.advance(*plain["progress"]):
+                    if progress:
+                        progress(*plain["progress"])
+                    self._signed_s = time.monotonic()
         finally:
             # Left without the whole answer (Ctrl-C anywhere in here, an exception out of `progress`): whoever asks next
             # would be given this answer for theirs. Such a child is never asked again.
@@ -224,7 +278,6 @@ class Child:
             self._selector = selectors.DefaultSelector()
             self._selector.register(stdout, selectors.EVENT_READ)
             self._selector.register(stderr, selectors.EVENT_READ)
-        self._signed_s = time.monotonic()
         while len(self._ahead) < count:
             for key, _ in self._selector.select(POLL_S):
                 got = os.read(key.fd, 1 << 20 if key.fileobj is stdout else 65536)
@@ -236,7 +289,6 @@ class Child:
                     return
                 else:
                     self._ahead += got
-                    self._signed_s = time.monotonic()
             self._watch()
 
     def _watch(self) -> None:
@@ -284,12 +336,30 @@ class Child:
         error: EdgeError = kind(plain["message"], hint=plain["hint"])
         return error
 
+    def _drain(self) -> None:
+        """What the child has said and nobody has read yet, without waiting for more: others may hold its end open."""
+        stderr = self._process.stderr
+        if stderr is None or stderr.closed or not hasattr(os, "set_blocking"):
+            return
+        os.set_blocking(stderr.fileno(), False)
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while taken < _LAST_BYTES and (got := os.read(stderr.fileno(), 65536)):
+                self._stderr.append(got[-4096:])
+                taken += len(got)
+
     def _obituary(self) -> EdgeError:
         """The child is gone: of memory, or of a signal or exit code that is named."""
-        with contextlib.suppress(OSError, ValueError):
-            if self._process.stderr:
-                self._stderr.append(self._process.stderr.read()[-4096:])
+        end = time.monotonic() + _LAST_S
+        while self._process.poll() is None and time.monotonic() < end:
+            self._drain()
+            time.sleep(POLL_S / 10)
+        lingers = self._process.returncode is None
+        self._kill()
+        self._drain()
         self.close()
+        if lingers:
+            return EngineError("the model's process closed its answers without one, and was stopped")
         code = self._process.returncode
         words = b"".join(self._stderr).decode(errors="replace").strip()
         allowed = self.limits.ram_bytes

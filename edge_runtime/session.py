@@ -213,10 +213,12 @@ class Session:
         if prediction and stopped:
             extra["fell_back"] = stopped
             self._keep_smaller(item.name, stopped[0])
-        elif prediction:
+        else:
             self._in_a_row = 0
-        elif len(stopped) > 1:
-            extra["fell_back"] = stopped[:-1]  # the last is the error
+            # what went over the limit last is the error, where nothing smaller died of something else after it
+            before = stopped[:-1] if isinstance(error, BudgetError) else stopped
+            if before:
+                extra["fell_back"] = before
         return Outcome(item.name, digest, when, self.origin, prediction, error, latency, peak, extra=extra)
 
     def _ask(self, meta: dict[str, Any], progress: Progress | None, stopped: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import edge_runtime as edge
-from edge_runtime.errors import BudgetError
+from edge_runtime.errors import BudgetError, EdgeError, EngineError, InputError
 from edge_runtime.items import Item
 from edge_runtime.packing import pack_folder
-from edge_runtime.session import GIVE_UP_AFTER
+from edge_runtime.session import GIVE_UP_AFTER, Way
 from tests.conftest import IMAGE_TASK, LABELS, PREPROCESSING, onnx_model, picture, small_device, tflite_model
 
 MIB = 1 << 20
@@ -145,3 +148,63 @@ def test_first_the_same_variant_without_what_makes_it_faster(tmp_path: Path):
     with edge.open_session(bundle, small_device(150 * MIB)) as session:
         stopped = session.run(red).to_json()["fell_back"]
         assert [(one["variant"], one["lean"]) for one in stopped] == [("large", False), ("large", True)]
+
+
+class Scripted:
+    """In a child's place: what each variant says to an item of a name."""
+
+    peak_bytes = MIB
+
+    def __init__(self, session: edge.Session, says: dict[str, dict[str, EdgeError]]) -> None:
+        self.session, self.says = session, says
+
+    def call(self, op: str, meta: dict[str, Any], progress: object = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        error = self.says[meta["name"]].get(self.session.candidate.variant)
+        if error:
+            raise error
+        return {"kind": "k", "summary": "s", "fields": {}, "latency_ms": 1.0, "item_digest": "d"}, {}
+
+
+@pytest.fixture
+def scripted(means: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[edge.Session]:
+    with edge.open_session(means, small_device(), variant="fp32", measure=False) as session:
+        large = session.candidate
+        small = replace(large, variant="small", cost=large.cost._replace(ram_bytes=large.cost.ram_bytes // 2))
+        over = BudgetError("memory: over", predicted_bytes=1, allowed_bytes=2, measured_bytes=3)
+        says: dict[str, dict[str, EdgeError]] = {
+            "dies": {"fp32": over, "small": EngineError("died of SIGSEGV")},
+            "huge": {"fp32": over, "small": over},
+            "large": {"fp32": over},
+            "bad": {"fp32": InputError("no image")},
+        }
+        said: Any = Scripted(session, says)
+        session.plan = replace(session.plan, candidates=(large, small))
+        session._usual = Way(large, True)
+
+        def start(way: Way) -> None:
+            session._way, session.candidate = way, way.candidate
+
+        monkeypatch.setattr(session, "_start", start)
+        monkeypatch.setattr(session, "_running", lambda: said)
+        monkeypatch.setattr(edge.Session, "origin", None)
+        yield session
+
+
+def told_of(session: edge.Session, name: str) -> list[str]:
+    outcome = session.run(Item(name, (Path("/nowhere"),)))
+    return [one["variant"] for one in outcome.extra.get("fell_back", [])]
+
+
+def test_what_was_stopped_is_told_where_a_smaller_one_dies_of_something_else(scripted: edge.Session):
+    assert told_of(scripted, "dies") == ["fp32"]
+    assert told_of(scripted, "huge") == ["fp32"], "the last is the error itself"
+    assert told_of(scripted, "bad") == []
+
+
+def test_only_items_in_a_row_that_were_read_smaller_count(scripted: edge.Session):
+    for name in ["large", "large", "bad", "large", "large", "huge", "large"]:
+        scripted.run(Item(name, (Path("/nowhere"),)))
+    assert scripted._usual.candidate.variant == "fp32"
+    scripted.run(Item("large", (Path("/nowhere"),)))
+    scripted.run(Item("large", (Path("/nowhere"),)))
+    assert scripted._usual.candidate.variant == "small"
