@@ -128,6 +128,13 @@ def _thought_out(good: bytes, plain: dict[str, Any]) -> Iterator[tuple[str, byte
     yield "many files", rehashed(good, {**plain, "files": plain["files"] * 20_00})
     yield "the same file twice", rehashed(good, {**plain, "files": plain["files"] * 2})
     yield "many variants", rehashed(good, {**plain, "variants": plain["variants"] * 500})
+    for text in ("1.0\ud800", "9\x1b]0;x\x07\x1b[2J", "1\n2", "\x9b2J", "1\u202e"):
+        yield f"version {text!a}", rehashed(good, {**plain, "version": text})
+        yield f"label {text!a}", rehashed(good, {**plain, "labels": [text, *plain["labels"][1:]]})
+    deep: Any = []
+    for _ in range(900):
+        deep = [deep]
+    yield "deep metrics", rehashed(good, {**plain, "variants": [{**plain["variants"][0], "metrics": {"a": deep}}]})
     for kind in ("image ", "os", "..", "__init__", "slides"):
         yield f"task {kind}", rehashed(good, {**plain, "task": {"kind": kind}})
 
@@ -147,5 +154,5 @@ def read_whole(content: bytes, path: Path) -> None:
     task = find_task(bundle)
     for variant in bundle.variants:
         task.check(variant.inputs, variant.outputs)
-    json.dumps(bundle.to_json())
+    json.dumps(bundle.to_json(), ensure_ascii=False).encode()  # as it is printed
     plan(bundle, _device()).to_json()
