@@ -12,7 +12,10 @@ from typing import Any
 Outcomes = dict[str, dict[str, Any]]
 SAME = ("verdict", "cells", "infected", "item_digest", "variant", "engine", "bundle_digest")
 # damaged: the file system; lost, changed: what was acknowledged; the rest: what the loop ends with, started again
-FAULTS = ("damaged", "unreadable", "lost", "changed", "doubled", "incomplete", "other_verdicts", "read_again")
+FAULTS = (
+    *("damaged", "unreadable", "lost", "changed"),
+    *("recounted", "doubled", "incomplete", "other_verdicts", "read_again"),
+)
 
 
 class Remembering:
@@ -34,8 +37,8 @@ def judge(
 ) -> set[str]:
     """What is wrong (of FAULTS) with the files of a disk after a cut: incoming/ and clinic.db in `tree`.
 
-    `reference` has what every slide's outcome should be. Where a `session` is given, the loop is started again, with
-    the slides of the folder `again` copied once more.
+    `reference` has what every slide's outcome should be. Where a `session` is given, the loop is started again, first
+    with what the cut left (on a copy of the journal), then with the slides of the folder `again` copied once more.
     """
     from edge_runtime import EdgeError, Journal, run_loop, watch
 
@@ -58,6 +61,8 @@ def judge(
             faults.add("changed")
     if session is None:
         return faults
+    if _recounts(tree, set(found)):
+        faults.add("recounted")
     if again:
         shutil.copytree(again, tree / "incoming", dirs_exist_ok=True)
     with Journal(path) as journal:
@@ -72,3 +77,29 @@ def judge(
     if any(one.get(key) != reference[one["item"]].get(key) for one in rows for key in SAME if one["item"] in reference):
         faults.add("other_verdicts")
     return faults
+
+
+class _ReadAgain(Exception):
+    pass
+
+
+class _Nothing:
+    """In the reader's place where nothing is to be read."""
+
+    def run(self, item: Any, **_: Any) -> Any:
+        raise _ReadAgain(item.name)
+
+
+def _recounts(tree: Path, recorded: set[str]) -> bool:
+    """Whether the loop, started before anybody copies anything again, reads a slide that is in the journal."""
+    from edge_runtime import Journal, run_loop, watch
+
+    for suffix in ("", "-wal"):
+        if (file := tree / f"clinic.db{suffix}").exists():
+            shutil.copyfile(file, tree / f"copy.db{suffix}")
+    items = [item for item in watch(tree / "incoming", once=True, settle_s=0) if item.name in recorded]
+    with Journal(tree / "copy.db") as journal:
+        try:
+            return any(run_loop(_Nothing(), items, journal))  # type: ignore[arg-type]
+        except _ReadAgain:
+            return True

@@ -100,6 +100,10 @@ def test_what_a_cut_may_not_do_is_seen(tmp_path: Path, means: Path) -> None:
 
         assert ask("a.png") == ask("b.png", "a.png") == set()
         assert ask("b.png") == {"lost"}
+        picture(tree / "incoming" / "a.png", (1, 2, 3))  # what the cut left of it is not what was counted
+        with Journal(tree / "clinic.db") as journal:
+            journal.add(found["a.png"])
+        assert judge(tree, [plain["a.png"]], plain, session, again) == {"recounted"}
         assert ask("a.png", item_digest="other") == {"changed"}
         (tree / "clinic.db").write_bytes(b"x" * 4096)
         assert judge(tree, [], plain, session, again) == {"unreadable"}
