@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import signal
 import sys
@@ -108,7 +107,8 @@ class Shared:
     def get(self, dtype: str, shape: list[int], offset: int, size: int) -> Array:
         import numpy as np
 
-        found = np.frombuffer(self._region(offset + size), dtype, math.prod(shape), offset).reshape(shape)
+        # from the bytes that were asked for: `size` is what the reader was allowed
+        found = np.frombuffer(self._region(offset + size), np.uint8, size, offset).view(dtype).reshape(shape)
         found.flags.writeable = False
         return found
 
@@ -171,18 +171,29 @@ def write_frame(
 
 
 def read_frame(
-    read: Callable[[int], bytes], shared: Shared | None = None
+    read: Callable[[int], bytes],
+    shared: Shared | None = None,
+    most_text_bytes: int | None = None,
+    most_array_bytes: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Array]] | None:
-    """None where the other side is gone. Arrays in `shared` are views into it."""
+    """None where the other side is gone. Arrays in `shared` are views into it. Raises ValueError for a frame that is
+    larger than what is allowed, before it is read, and various exceptions for nonsense."""
     length = read(4)
     if len(length) < 4:
         return None
-    text = read(int.from_bytes(length, "big"))
-    plain: dict[str, Any] = json.loads(text)
+    size = int.from_bytes(length, "big")
+    if most_text_bytes is not None and size > most_text_bytes:
+        raise ValueError(f"found {size} bytes of text, wanted at most {most_text_bytes}")
+    plain: dict[str, Any] = json.loads(read(size))
     arrays: dict[str, Array] = {}
+    left = most_array_bytes
     for one in plain.pop("arrays"):
         import numpy as np
 
+        if "strings" not in one:
+            if type(one["n"]) is not int or one["n"] < 0 or (left is not None and one["n"] > left):
+                raise ValueError(f"an array of {one['n']} bytes, wanted at most {left}")
+            left = None if left is None else left - one["n"]
         if "strings" in one:
             arrays[one["name"]] = np.array(one["strings"], object).reshape(one["shape"])
         elif "at" in one:

@@ -41,6 +41,11 @@ TIME_LIMIT_S = 300.0
 _LAST_S = 1.0
 _LAST_BYTES = 1 << 20
 _MOST_STEPS = 1 << 20
+# What is believed of an answer: JSON takes some twenty times its text when it is read
+_MOST_TEXT_BYTES = 16 << 20
+_MOST_ARRAY_BYTES = 1 << 32
+_MOST_WORDS = 4000
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, OSError)
 # One thread unless asked: idle pools of numpy's BLAS cost memory that the budget would pay for. And what is freed goes
 # back to the system: glibc otherwise learns from the first large blocks to keep all later ones, and then a ResNet-18
 # has 230 MiB resident where it needs 147, with a peak of 247 for 212 (measured). Smaller blocks are kept, so that
@@ -72,6 +77,33 @@ class Limits:
     ram_bytes: int | None = None
     silence_s: float = TIME_LIMIT_S
     loads_later: bool = False
+
+
+class _Meta(dict[str, Any]):
+    """What the child says of an answer: a word that is missing is an error of ours."""
+
+    def __missing__(self, key: str) -> Any:
+        raise EngineError(f"the model's process gave an answer without {key!r}")
+
+
+def _count(found: Any) -> int:
+    if type(found) is not int or not -1 <= found < 1 << 62:
+        raise ValueError("not a count")
+    return found
+
+
+def _checked(plain: Any) -> dict[str, Any]:
+    """A frame's words as an honest child says them. Raises ValueError, TypeError, KeyError."""
+    checked: dict[str, Any] = {"peak_bytes": _count(plain.get("peak_bytes", 0))}
+    if "progress" in plain:
+        done, total = plain["progress"]
+        checked["progress"] = (_count(done), None if total is None else _count(total))
+    elif "error" in plain:
+        words = {name: plain["error"][name] for name in ("type", "message", "hint")}
+        checked["error"] = {name: None if one is None else str(one)[:_MOST_WORDS] for name, one in words.items()}
+    else:
+        checked["meta"] = _Meta(plain["meta"])
+    return checked
 
 
 class _Steps:
@@ -233,7 +265,7 @@ class Child:
                 if frame is None:
                     raise self._obituary()
                 plain, found = frame
-                self.peak_bytes = max(self.peak_bytes, plain.get("peak_bytes", 0))
+                self.peak_bytes = max(self.peak_bytes, plain["peak_bytes"])
                 if "progress" in plain and steps.advance(*plain["progress"]):
                     if progress:
                         progress(*plain["progress"])
@@ -246,14 +278,21 @@ class Child:
         if "error" in plain:
             raise self._rebuilt(plain["error"])
         # what is shared is overwritten by the next answer
-        return plain["meta"], {name: array.copy() for name, array in found.items()}
+        try:
+            return plain["meta"], {name: array.copy() for name, array in found.items()}
+        except MemoryError as error:
+            self.close()
+            raise EngineError("the model's process gave arrays that are too large for this one") from error
 
     def _read_frame(self) -> tuple[dict[str, Any], dict[str, Array]] | None:
         """None where the child has died, perhaps in the middle of its answer. Raises EngineError for one that lives and
         answers nonsense: its memory cannot be trusted any more."""
         try:
-            return read_frame(self._read_exactly, self._out)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            # an honest child has had its arrays in its own memory
+            most = self.limits.ram_bytes or _MOST_ARRAY_BYTES
+            frame = read_frame(self._read_exactly, self._out, _MOST_TEXT_BYTES, most)
+            return frame and (_checked(frame[0]), frame[1])
+        except _NONSENSE as error:
             try:
                 self._process.wait(POLL_S)
             except subprocess.TimeoutExpired:
@@ -332,9 +371,10 @@ class Child:
         if plain["type"] == "memory":
             self.close()
             return self._breach()
-        kind = getattr(errors, plain["type"], EdgeError)
-        error: EdgeError = kind(plain["message"], hint=plain["hint"])
-        return error
+        kind = getattr(errors, str(plain["type"]), None)
+        if not (isinstance(kind, type) and issubclass(kind, EdgeError)):
+            kind = EngineError
+        return kind(str(plain["message"]), hint=plain["hint"])
 
     def _drain(self) -> None:
         """What the child has said and nobody has read yet, without waiting for more: others may hold its end open."""
@@ -368,6 +408,13 @@ class Child:
         refused = any(word in words.lower() for word in MEMORY_WORDS)
         if self._killed or refused or (starved and code < 0):
             return self._breach()
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"died of {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         last = words.splitlines()[-1] if words else "it printed nothing"
         return EngineError(f"the model's process {how}: {last}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

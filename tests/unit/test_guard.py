@@ -63,6 +63,11 @@ class Hostile:
         frame(meta["plain"])
         time.sleep(60)
 
+    def announce(self, meta: dict[str, Any]) -> None:
+        write_all(meta["bytes"].to_bytes(4, "big"))
+        while True:
+            write_all(b" " * MIB)
+
     def signal(self, meta: dict[str, Any]) -> None:
         os.kill(os.getpid(), meta["number"])
 
@@ -140,3 +145,59 @@ def test_a_child_that_closed_everything_does_not_outlive_a_parent_that_is_killed
         assert not gone(pid)
         parent.kill()
     assert within(10, lambda: gone(pid))
+
+
+# ---------------------------------------------------------------- answers that an honest child does not give
+
+
+ARRAY = {"name": "a", "dtype": "uint8", "shape": [8], "n": 8}
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"arrays": []},
+        {"meta": [1], "arrays": []},
+        {"meta": {}, "peak_bytes": "x", "arrays": []},
+        {"meta": {}, "peak_bytes": 1 << 80, "arrays": []},
+        {"progress": 5, "arrays": []},
+        {"progress": ["a", 2], "arrays": []},
+        {"error": {"type": "EngineError"}, "arrays": []},
+        {"error": 1, "arrays": []},
+        {"meta": {}, "arrays": [{**ARRAY, "n": -8}]},
+        {"meta": {}, "arrays": [{**ARRAY, "n": 1 << 40}]},
+        {"meta": {}, "arrays": [{**ARRAY, "at": 1 << 61}]},
+        {"meta": {}, "arrays": [{**ARRAY, "at": -8}]},
+        {"meta": {}, "arrays": [{**ARRAY, "n": 1 << 36, "at": 0}]},
+        {"meta": {}, "arrays": [{**ARRAY, "dtype": "object", "at": 0}]},
+        {"meta": {}, "arrays": 1},
+    ],
+)
+def test_nonsense_is_an_error_of_ours(child: Child, plain: dict[str, Any]):
+    with pytest.raises(EngineError, match="cannot be read"):
+        child.call("frame", {"plain": plain})
+    assert not child.alive
+
+
+@pytest.mark.parametrize("kind", ["annotations", "_escaped", "Exception", "__name__", 3, None])
+def test_an_error_of_a_kind_that_is_none_is_the_engines(child: Child, kind: object):
+    with pytest.raises(EngineError, match="words"):
+        child.call("frame", {"plain": {"error": {"type": kind, "message": "words", "hint": None}, "arrays": []}})
+
+
+def test_an_answer_without_what_was_asked_for_is_an_error_of_ours(child: Child):
+    found = child.call("frame", {"plain": {"meta": {"a": 1}, "arrays": []}})[0]
+    assert found["a"] == 1
+    with pytest.raises(EngineError, match="without 'kind'"):
+        found["kind"]
+
+
+def test_a_death_by_a_signal_without_a_name(child: Child):
+    with pytest.raises(EngineError, match="died of signal 40"):
+        child.call("signal", {"number": 40})
+
+
+def test_a_frame_larger_than_any_answer_is_not_read(child: Child):
+    with pytest.raises(EngineError, match="cannot be read"):
+        child.call("announce", {"bytes": 17 * MIB})
+    assert len(child._ahead) < 2 * MIB
