@@ -138,32 +138,50 @@ class Child:
         self.trace: list[tuple[float, int]] | None = None
         self._stderr: deque[bytes] = deque(maxlen=64)
         self._killed = False  # by the kernel, over the group's limit
-        root = str(Path(__file__).resolve().parents[1])
-        # Nothing is ever written to it: when this process is gone, however it went, the kernel tells the child.
-        theirs, self._lifeline = os.pipe()
-        self._into, self._out = Shared.make(), Shared.make()
-        into, out = (one.fd if one else -1 for one in (self._into, self._out))
         self._selector: selectors.BaseSelector | None = None
         self._ahead = bytearray()  # read from the child and not used yet
         self._looked_s = self._signed_s = self.started_s
+        self._lifeline = -1
+        self._into: Shared | None = None
+        self._out: Shared | None = None
+        self._group: cgroup.Group | None = None
+        self._started = False
+        try:
+            self._begin(target, spec)
+        except OSError as error:
+            self.close()
+            raise EngineError(f"the model's process cannot be started: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, target: str, spec: dict[str, Any]) -> None:
         allowed = self.limits.ram_bytes
         # found before the child is made: this process may have to be alone in its group
         place = None if allowed is None else cgroup.find_place().parent
+        self._into, self._out = Shared.make(), Shared.make()
+        into, out = (one.fd if one else -1 for one in (self._into, self._out))
         # the kernel's signal at a parent's end is at the end of its thread, and only the main one lasts
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+        root = str(Path(__file__).resolve().parents[1])
+        # Nothing is ever written to it: when this process is gone, however it went, the kernel tells the child.
+        theirs, self._lifeline = os.pipe()
         code = _CHILD.format(root=root, target=target, lifeline=theirs, into=into, out=out, parent=parent)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | _ENVIRONMENT,
-            pass_fds=[fd for fd in (theirs, into, out) if fd >= 0],
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=os.environ | _ENVIRONMENT,
+                pass_fds=[fd for fd in (theirs, into, out) if fd >= 0],
+                start_new_session=True,
+            )
+        finally:
+            os.close(theirs)
+        self._started = True
         if self._process.stdin and hasattr(os, "set_blocking"):
             os.set_blocking(self._process.stdin.fileno(), False)
-        os.close(theirs)
         self._group = None if allowed is None else cgroup.confine(self._process.pid, allowed, place)
         # the child sets its own limits where no group holds it; until it is told to start it loads nothing
         own = {"ram_bytes": None} if self._group else {}
@@ -194,7 +212,8 @@ class Child:
 
     def close(self) -> None:
         """End the child; it holds nothing that must be saved."""
-        self._kill()
+        if self._started:
+            self._kill()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -204,11 +223,12 @@ class Child:
         for shared in (self._into, self._out):
             if shared:
                 shared.close()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        self._process.wait()
+        if self._started:
+            for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if stream:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+            self._process.wait()
         if self._group:
             self._killed = self._group.oom_kills() > 0
             self.peak_bytes = max(self.peak_bytes, self._group.peak_bytes() if self._killed else 0)

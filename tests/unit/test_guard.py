@@ -201,3 +201,15 @@ def test_a_frame_larger_than_any_answer_is_not_read(child: Child):
     with pytest.raises(EngineError, match="cannot be read"):
         child.call("announce", {"bytes": 17 * MIB})
     assert len(child._ahead) < 2 * MIB
+
+
+# ---------------------------------------------------------------- a child that cannot be started
+
+
+def test_a_child_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(EngineError, match="cannot be started: No such file"):
+            Child("x:y", {}, Limits(100 * MIB))
+    assert sorted(os.listdir("/proc/self/fd")) == before
