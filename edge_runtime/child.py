@@ -53,12 +53,17 @@ def memory_status(pid: int | str = "self") -> dict[str, int]:
     return {field[0][:-1]: int(field[1]) * 1024 for field in fields}
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process now, 0 when it is gone: a tenth of the work of memory_status, for the watchdog."""
+def resident_bytes(pid: int, given_bytes: int = 0) -> int:
+    """Resident memory of a process now, 0 when it is gone: a tenth of the work of memory_status, for the watchdog.
+
+    `given_bytes`: of files in memory that it can write to without mapping them; of its mapped pages at the most as many
+    are of these."""
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
+            resident, shared = (int(one) for one in stream.read().split()[1:3])
+            page = os.sysconf("SC_PAGE_SIZE")
+            return resident * page + max(0, given_bytes - shared * page)
+    except (OSError, ValueError):
         return _psutil_status(pid).get("VmRSS", 0) if not os.path.isdir("/proc/self") else 0
 
 
@@ -85,20 +90,36 @@ class Shared:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._map: mmap.mmap | None = None
+        self.put_bytes = 0  # the most that this side has written
 
     @classmethod
     def make(cls) -> Shared | None:
-        """None where the system has no such thing: then everything goes through the pipe."""
+        """None where the system has no such thing: then everything goes through the pipe.
+
+        It can grow and never shrink: whoever reads pages that the other side has cut off is ended by SIGBUS."""
         try:
-            return cls(os.memfd_create("edge-runtime", os.MFD_CLOEXEC))
-        except (AttributeError, OSError):
+            import fcntl
+
+            made = cls(os.memfd_create("edge-runtime", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        except (ImportError, AttributeError, OSError):
             return None
+        try:
+            fcntl.fcntl(made.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        except (AttributeError, OSError):
+            made.close()
+            return None
+        return made
+
+    def held_bytes(self) -> int:
+        """What the kernel holds for it, mapped or not."""
+        return os.fstat(self.fd).st_blocks * 512 if self.fd >= 0 else 0
 
     def put(self, arrays: list[Array], offsets: list[int], total: int) -> None:
         import numpy as np
 
         if os.fstat(self.fd).st_size < total:
             os.ftruncate(self.fd, total)
+        self.put_bytes = max(self.put_bytes, total)
         region = self._region(total)
         for array, offset in zip(arrays, offsets, strict=True):
             target = np.frombuffer(region, array.dtype, array.size, offset).reshape(array.shape)
@@ -116,8 +137,8 @@ class Shared:
         import mmap
 
         if self._map is None or len(self._map) < size:
-            # what still looks at the old one keeps it
-            self._map = mmap.mmap(self.fd, os.fstat(self.fd).st_size)
+            # What still looks at the old one keeps it. Not all that is there, which is as much as the other side likes.
+            self._map = mmap.mmap(self.fd, min(max(2 * size, 1 << 20), max(os.fstat(self.fd).st_size, size)))
         return self._map
 
     def close(self) -> None:

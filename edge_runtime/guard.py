@@ -45,6 +45,7 @@ _MOST_STEPS = 1 << 20
 _MOST_TEXT_BYTES = 16 << 20
 _MOST_ARRAY_BYTES = 1 << 32
 _MOST_WORDS = 4000
+_PAGES_BYTES = 4 << 20  # the kernel may hold a file in memory by huge pages
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, OSError)
 # One thread unless asked: idle pools of numpy's BLAS cost memory that the budget would pay for. And what is freed goes
 # back to the system: glibc otherwise learns from the first large blocks to keep all later ones, and then a ResNet-18
@@ -247,8 +248,12 @@ class Child:
         if self._process.stdin is None or self._process.stdin.closed:
             raise EngineError("the model's process has ended: open the session again")
         # a child that died already is reported by the read that follows
+        try:
+            content = frame_bytes(plain, arrays, self._into)
+        except (OSError, OverflowError, MemoryError) as error:
+            raise EngineError(f"no memory to hand over what the model is given: {error}") from error
         with contextlib.suppress(BrokenPipeError):
-            self._write(self._process.stdin.fileno(), frame_bytes(plain, arrays, self._into))
+            self._write(self._process.stdin.fileno(), content)
 
     def _write(self, fd: int, content: bytes) -> None:
         """While the child does not take it, watch as when waiting for an answer."""
@@ -356,7 +361,9 @@ class Child:
             return
         self._looked_s = now
         allowed = self.limits.ram_bytes
-        resident = resident_bytes(self._process.pid)
+        given = max(0, self._into.held_bytes() - self._into.put_bytes - _PAGES_BYTES) if self._into else 0
+        given += self._out.held_bytes() if self._out else 0
+        resident = resident_bytes(self._process.pid, given)
         self.peak_bytes = max(self.peak_bytes, resident)
         if self.trace is not None:
             self.trace.append((time.perf_counter() - self.started_s, resident))

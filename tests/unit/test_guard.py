@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from edge_runtime.child import Progress, Reply
-from edge_runtime.errors import EngineError
+from edge_runtime.errors import BudgetError, EngineError
 from edge_runtime.guard import Child, Limits
 from tests.conftest import ROOT
 from tests.hostile.test_found import answer_pipe
@@ -32,6 +33,16 @@ def write_all(content: bytes) -> None:
 def frame(plain: Any) -> None:
     text = json.dumps(plain).encode()
     write_all(len(text).to_bytes(4, "big") + text)
+
+
+def shared_memory() -> int:
+    """The descriptor of the memory for answers."""
+    links = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in map(int, os.listdir("/proc/self/fd")) if is_open(fd)}
+    return max(fd for fd, link in links.items() if "memfd:edge-runtime" in link)
+
+
+def is_open(fd: int) -> bool:
+    return os.path.exists(f"/proc/self/fd/{fd}") or os.path.islink(f"/proc/self/fd/{fd}")
 
 
 class Hostile:
@@ -67,6 +78,22 @@ class Hostile:
         write_all(meta["bytes"].to_bytes(4, "big"))
         while True:
             write_all(b" " * MIB)
+
+    def cut(self, meta: dict[str, Any]) -> None:
+        """Let the parent look at 64 MiB, and take them away while it does."""
+        fd, size = shared_memory(), 64 * MIB
+        os.ftruncate(fd, size)
+        frame({"meta": {}, "arrays": [{"name": "a", "dtype": "uint8", "shape": [size], "at": 0, "n": size}]})
+        while True:
+            with contextlib.suppress(PermissionError):
+                os.ftruncate(fd, 0)
+            os.ftruncate(fd, size)
+
+    def fill(self, meta: dict[str, Any]) -> None:
+        fd, content = shared_memory(), bytes(MIB)
+        for place in range(400):
+            os.pwrite(fd, content, place * MIB)
+            time.sleep(0.005)
 
     def signal(self, meta: dict[str, Any]) -> None:
         os.kill(os.getpid(), meta["number"])
@@ -213,3 +240,23 @@ def test_a_child_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.
         with pytest.raises(EngineError, match="cannot be started: No such file"):
             Child("x:y", {}, Limits(100 * MIB))
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+# ---------------------------------------------------------------- memory that both see
+
+
+def test_what_is_shared_cannot_be_cut_off_while_it_is_read(child: Child):
+    found = child.call("cut", {})[1]["a"]
+    assert found.nbytes == 64 * MIB
+    assert not found.any()
+
+
+def test_what_is_written_into_shared_memory_counts():
+    child = Child("tests.unit.test_guard:hostile", {}, Limits(120 * MIB))
+    try:
+        child.ready()
+        with pytest.raises(BudgetError, match="allowed 120 MiB"):
+            child.call("fill", {})
+        assert not child.alive
+    finally:
+        child.close()
