@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import signal
 import sys
@@ -54,12 +53,17 @@ def memory_status(pid: int | str = "self") -> dict[str, int]:
     return {field[0][:-1]: int(field[1]) * 1024 for field in fields}
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process now, 0 when it is gone: a tenth of the work of memory_status, for the watchdog."""
+def resident_bytes(pid: int, given_bytes: int = 0) -> int:
+    """Resident memory of a process now, 0 when it is gone: a tenth of the work of memory_status, for the watchdog.
+
+    `given_bytes`: of files in memory that it can write to without mapping them; of its mapped pages at the most as many
+    are of these."""
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
+            resident, shared = (int(one) for one in stream.read().split()[1:3])
+            page = os.sysconf("SC_PAGE_SIZE")
+            return resident * page + max(0, given_bytes - shared * page)
+    except (OSError, ValueError):
         return _psutil_status(pid).get("VmRSS", 0) if not os.path.isdir("/proc/self") else 0
 
 
@@ -86,20 +90,36 @@ class Shared:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._map: mmap.mmap | None = None
+        self.put_bytes = 0  # the most that this side has written
 
     @classmethod
     def make(cls) -> Shared | None:
-        """None where the system has no such thing: then everything goes through the pipe."""
+        """None where the system has no such thing: then everything goes through the pipe.
+
+        It can grow and never shrink: whoever reads pages that the other side has cut off is ended by SIGBUS."""
         try:
-            return cls(os.memfd_create("edge-runtime", os.MFD_CLOEXEC))
-        except (AttributeError, OSError):
+            import fcntl
+
+            made = cls(os.memfd_create("edge-runtime", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        except (ImportError, AttributeError, OSError):
             return None
+        try:
+            fcntl.fcntl(made.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        except (AttributeError, OSError):
+            made.close()
+            return None
+        return made
+
+    def held_bytes(self) -> int:
+        """What the kernel holds for it, mapped or not."""
+        return os.fstat(self.fd).st_blocks * 512 if self.fd >= 0 else 0
 
     def put(self, arrays: list[Array], offsets: list[int], total: int) -> None:
         import numpy as np
 
         if os.fstat(self.fd).st_size < total:
             os.ftruncate(self.fd, total)
+        self.put_bytes = max(self.put_bytes, total)
         region = self._region(total)
         for array, offset in zip(arrays, offsets, strict=True):
             target = np.frombuffer(region, array.dtype, array.size, offset).reshape(array.shape)
@@ -108,7 +128,8 @@ class Shared:
     def get(self, dtype: str, shape: list[int], offset: int, size: int) -> Array:
         import numpy as np
 
-        found = np.frombuffer(self._region(offset + size), dtype, math.prod(shape), offset).reshape(shape)
+        # from the bytes that were asked for: `size` is what the reader was allowed
+        found = np.frombuffer(self._region(offset + size), np.uint8, size, offset).view(dtype).reshape(shape)
         found.flags.writeable = False
         return found
 
@@ -116,8 +137,8 @@ class Shared:
         import mmap
 
         if self._map is None or len(self._map) < size:
-            # what still looks at the old one keeps it
-            self._map = mmap.mmap(self.fd, os.fstat(self.fd).st_size)
+            # What still looks at the old one keeps it. Not all that is there, which is as much as the other side likes.
+            self._map = mmap.mmap(self.fd, min(max(2 * size, 1 << 20), max(os.fstat(self.fd).st_size, size)))
         return self._map
 
     def close(self) -> None:
@@ -171,18 +192,29 @@ def write_frame(
 
 
 def read_frame(
-    read: Callable[[int], bytes], shared: Shared | None = None
+    read: Callable[[int], bytes],
+    shared: Shared | None = None,
+    most_text_bytes: int | None = None,
+    most_array_bytes: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Array]] | None:
-    """None where the other side is gone. Arrays in `shared` are views into it."""
+    """None where the other side is gone. Arrays in `shared` are views into it. Raises ValueError for a frame that is
+    larger than what is allowed, before it is read, and various exceptions for nonsense."""
     length = read(4)
     if len(length) < 4:
         return None
-    text = read(int.from_bytes(length, "big"))
-    plain: dict[str, Any] = json.loads(text)
+    size = int.from_bytes(length, "big")
+    if most_text_bytes is not None and size > most_text_bytes:
+        raise ValueError(f"found {size} bytes of text, wanted at most {most_text_bytes}")
+    plain: dict[str, Any] = json.loads(read(size))
     arrays: dict[str, Array] = {}
+    left = most_array_bytes
     for one in plain.pop("arrays"):
         import numpy as np
 
+        if "strings" not in one:
+            if type(one["n"]) is not int or one["n"] < 0 or (left is not None and one["n"] > left):
+                raise ValueError(f"an array of {one['n']} bytes, wanted at most {left}")
+            left = None if left is None else left - one["n"]
         if "strings" in one:
             arrays[one["name"]] = np.array(one["strings"], object).reshape(one["shape"])
         elif "at" in one:

@@ -41,6 +41,12 @@ TIME_LIMIT_S = 300.0
 _LAST_S = 1.0
 _LAST_BYTES = 1 << 20
 _MOST_STEPS = 1 << 20
+# What is believed of an answer: JSON takes some twenty times its text when it is read
+_MOST_TEXT_BYTES = 16 << 20
+_MOST_ARRAY_BYTES = 1 << 32
+_MOST_WORDS = 4000
+_PAGES_BYTES = 4 << 20  # the kernel may hold a file in memory by huge pages
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, OSError)
 # One thread unless asked: idle pools of numpy's BLAS cost memory that the budget would pay for. And what is freed goes
 # back to the system: glibc otherwise learns from the first large blocks to keep all later ones, and then a ResNet-18
 # has 230 MiB resident where it needs 147, with a peak of 247 for 212 (measured). Smaller blocks are kept, so that
@@ -72,6 +78,33 @@ class Limits:
     ram_bytes: int | None = None
     silence_s: float = TIME_LIMIT_S
     loads_later: bool = False
+
+
+class _Meta(dict[str, Any]):
+    """What the child says of an answer: a word that is missing is an error of ours."""
+
+    def __missing__(self, key: str) -> Any:
+        raise EngineError(f"the model's process gave an answer without {key!r}")
+
+
+def _count(found: Any) -> int:
+    if type(found) is not int or not -1 <= found < 1 << 62:
+        raise ValueError("not a count")
+    return found
+
+
+def _checked(plain: Any) -> dict[str, Any]:
+    """A frame's words as an honest child says them. Raises ValueError, TypeError, KeyError."""
+    checked: dict[str, Any] = {"peak_bytes": _count(plain.get("peak_bytes", 0))}
+    if "progress" in plain:
+        done, total = plain["progress"]
+        checked["progress"] = (_count(done), None if total is None else _count(total))
+    elif "error" in plain:
+        words = {name: plain["error"][name] for name in ("type", "message", "hint")}
+        checked["error"] = {name: None if one is None else str(one)[:_MOST_WORDS] for name, one in words.items()}
+    else:
+        checked["meta"] = _Meta(plain["meta"])
+    return checked
 
 
 class _Steps:
@@ -106,32 +139,50 @@ class Child:
         self.trace: list[tuple[float, int]] | None = None
         self._stderr: deque[bytes] = deque(maxlen=64)
         self._killed = False  # by the kernel, over the group's limit
-        root = str(Path(__file__).resolve().parents[1])
-        # Nothing is ever written to it: when this process is gone, however it went, the kernel tells the child.
-        theirs, self._lifeline = os.pipe()
-        self._into, self._out = Shared.make(), Shared.make()
-        into, out = (one.fd if one else -1 for one in (self._into, self._out))
         self._selector: selectors.BaseSelector | None = None
         self._ahead = bytearray()  # read from the child and not used yet
         self._looked_s = self._signed_s = self.started_s
+        self._lifeline = -1
+        self._into: Shared | None = None
+        self._out: Shared | None = None
+        self._group: cgroup.Group | None = None
+        self._started = False
+        try:
+            self._begin(target, spec)
+        except OSError as error:
+            self.close()
+            raise EngineError(f"the model's process cannot be started: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, target: str, spec: dict[str, Any]) -> None:
         allowed = self.limits.ram_bytes
         # found before the child is made: this process may have to be alone in its group
         place = None if allowed is None else cgroup.find_place().parent
+        self._into, self._out = Shared.make(), Shared.make()
+        into, out = (one.fd if one else -1 for one in (self._into, self._out))
         # the kernel's signal at a parent's end is at the end of its thread, and only the main one lasts
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+        root = str(Path(__file__).resolve().parents[1])
+        # Nothing is ever written to it: when this process is gone, however it went, the kernel tells the child.
+        theirs, self._lifeline = os.pipe()
         code = _CHILD.format(root=root, target=target, lifeline=theirs, into=into, out=out, parent=parent)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | _ENVIRONMENT,
-            pass_fds=[fd for fd in (theirs, into, out) if fd >= 0],
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=os.environ | _ENVIRONMENT,
+                pass_fds=[fd for fd in (theirs, into, out) if fd >= 0],
+                start_new_session=True,
+            )
+        finally:
+            os.close(theirs)
+        self._started = True
         if self._process.stdin and hasattr(os, "set_blocking"):
             os.set_blocking(self._process.stdin.fileno(), False)
-        os.close(theirs)
         self._group = None if allowed is None else cgroup.confine(self._process.pid, allowed, place)
         # the child sets its own limits where no group holds it; until it is told to start it loads nothing
         own = {"ram_bytes": None} if self._group else {}
@@ -162,7 +213,8 @@ class Child:
 
     def close(self) -> None:
         """End the child; it holds nothing that must be saved."""
-        self._kill()
+        if self._started:
+            self._kill()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -172,11 +224,12 @@ class Child:
         for shared in (self._into, self._out):
             if shared:
                 shared.close()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        self._process.wait()
+        if self._started:
+            for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if stream:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+            self._process.wait()
         if self._group:
             self._killed = self._group.oom_kills() > 0
             self.peak_bytes = max(self.peak_bytes, self._group.peak_bytes() if self._killed else 0)
@@ -195,8 +248,12 @@ class Child:
         if self._process.stdin is None or self._process.stdin.closed:
             raise EngineError("the model's process has ended: open the session again")
         # a child that died already is reported by the read that follows
+        try:
+            content = frame_bytes(plain, arrays, self._into)
+        except (OSError, OverflowError, MemoryError) as error:
+            raise EngineError(f"no memory to hand over what the model is given: {error}") from error
         with contextlib.suppress(BrokenPipeError):
-            self._write(self._process.stdin.fileno(), frame_bytes(plain, arrays, self._into))
+            self._write(self._process.stdin.fileno(), content)
 
     def _write(self, fd: int, content: bytes) -> None:
         """While the child does not take it, watch as when waiting for an answer."""
@@ -233,7 +290,7 @@ class Child:
                 if frame is None:
                     raise self._obituary()
                 plain, found = frame
-                self.peak_bytes = max(self.peak_bytes, plain.get("peak_bytes", 0))
+                self.peak_bytes = max(self.peak_bytes, plain["peak_bytes"])
                 if "progress" in plain and steps.advance(*plain["progress"]):
                     if progress:
                         progress(*plain["progress"])
@@ -246,14 +303,21 @@ class Child:
         if "error" in plain:
             raise self._rebuilt(plain["error"])
         # what is shared is overwritten by the next answer
-        return plain["meta"], {name: array.copy() for name, array in found.items()}
+        try:
+            return plain["meta"], {name: array.copy() for name, array in found.items()}
+        except MemoryError as error:
+            self.close()
+            raise EngineError("the model's process gave arrays that are too large for this one") from error
 
     def _read_frame(self) -> tuple[dict[str, Any], dict[str, Array]] | None:
         """None where the child has died, perhaps in the middle of its answer. Raises EngineError for one that lives and
         answers nonsense: its memory cannot be trusted any more."""
         try:
-            return read_frame(self._read_exactly, self._out)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            # an honest child has had its arrays in its own memory
+            most = self.limits.ram_bytes or _MOST_ARRAY_BYTES
+            frame = read_frame(self._read_exactly, self._out, _MOST_TEXT_BYTES, most)
+            return frame and (_checked(frame[0]), frame[1])
+        except _NONSENSE as error:
             try:
                 self._process.wait(POLL_S)
             except subprocess.TimeoutExpired:
@@ -297,7 +361,9 @@ class Child:
             return
         self._looked_s = now
         allowed = self.limits.ram_bytes
-        resident = resident_bytes(self._process.pid)
+        given = max(0, self._into.held_bytes() - self._into.put_bytes - _PAGES_BYTES) if self._into else 0
+        given += self._out.held_bytes() if self._out else 0
+        resident = resident_bytes(self._process.pid, given)
         self.peak_bytes = max(self.peak_bytes, resident)
         if self.trace is not None:
             self.trace.append((time.perf_counter() - self.started_s, resident))
@@ -332,9 +398,10 @@ class Child:
         if plain["type"] == "memory":
             self.close()
             return self._breach()
-        kind = getattr(errors, plain["type"], EdgeError)
-        error: EdgeError = kind(plain["message"], hint=plain["hint"])
-        return error
+        kind = getattr(errors, str(plain["type"]), None)
+        if not (isinstance(kind, type) and issubclass(kind, EdgeError)):
+            kind = EngineError
+        return kind(str(plain["message"]), hint=plain["hint"])
 
     def _drain(self) -> None:
         """What the child has said and nobody has read yet, without waiting for more: others may hold its end open."""
@@ -368,6 +435,13 @@ class Child:
         refused = any(word in words.lower() for word in MEMORY_WORDS)
         if self._killed or refused or (starved and code < 0):
             return self._breach()
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"died of {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         last = words.splitlines()[-1] if words else "it printed nothing"
         return EngineError(f"the model's process {how}: {last}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

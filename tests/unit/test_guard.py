@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from edge_runtime.child import Progress, Reply
-from edge_runtime.errors import EngineError
+from edge_runtime.errors import BudgetError, EngineError
 from edge_runtime.guard import Child, Limits
 from tests.conftest import ROOT
 from tests.hostile.test_found import answer_pipe
@@ -32,6 +33,16 @@ def write_all(content: bytes) -> None:
 def frame(plain: Any) -> None:
     text = json.dumps(plain).encode()
     write_all(len(text).to_bytes(4, "big") + text)
+
+
+def shared_memory() -> int:
+    """The descriptor of the memory for answers."""
+    links = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in map(int, os.listdir("/proc/self/fd")) if is_open(fd)}
+    return max(fd for fd, link in links.items() if "memfd:edge-runtime" in link)
+
+
+def is_open(fd: int) -> bool:
+    return os.path.exists(f"/proc/self/fd/{fd}") or os.path.islink(f"/proc/self/fd/{fd}")
 
 
 class Hostile:
@@ -62,6 +73,27 @@ class Hostile:
     def frame(self, meta: dict[str, Any]) -> None:
         frame(meta["plain"])
         time.sleep(60)
+
+    def announce(self, meta: dict[str, Any]) -> None:
+        write_all(meta["bytes"].to_bytes(4, "big"))
+        while True:
+            write_all(b" " * MIB)
+
+    def cut(self, meta: dict[str, Any]) -> None:
+        """Let the parent look at 64 MiB, and take them away while it does."""
+        fd, size = shared_memory(), 64 * MIB
+        os.ftruncate(fd, size)
+        frame({"meta": {}, "arrays": [{"name": "a", "dtype": "uint8", "shape": [size], "at": 0, "n": size}]})
+        while True:
+            with contextlib.suppress(PermissionError):
+                os.ftruncate(fd, 0)
+            os.ftruncate(fd, size)
+
+    def fill(self, meta: dict[str, Any]) -> None:
+        fd, content = shared_memory(), bytes(MIB)
+        for place in range(400):
+            os.pwrite(fd, content, place * MIB)
+            time.sleep(0.005)
 
     def signal(self, meta: dict[str, Any]) -> None:
         os.kill(os.getpid(), meta["number"])
@@ -140,3 +172,91 @@ def test_a_child_that_closed_everything_does_not_outlive_a_parent_that_is_killed
         assert not gone(pid)
         parent.kill()
     assert within(10, lambda: gone(pid))
+
+
+# ---------------------------------------------------------------- answers that an honest child does not give
+
+
+ARRAY = {"name": "a", "dtype": "uint8", "shape": [8], "n": 8}
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"arrays": []},
+        {"meta": [1], "arrays": []},
+        {"meta": {}, "peak_bytes": "x", "arrays": []},
+        {"meta": {}, "peak_bytes": 1 << 80, "arrays": []},
+        {"progress": 5, "arrays": []},
+        {"progress": ["a", 2], "arrays": []},
+        {"error": {"type": "EngineError"}, "arrays": []},
+        {"error": 1, "arrays": []},
+        {"meta": {}, "arrays": [{**ARRAY, "n": -8}]},
+        {"meta": {}, "arrays": [{**ARRAY, "n": 1 << 40}]},
+        {"meta": {}, "arrays": [{**ARRAY, "at": 1 << 61}]},
+        {"meta": {}, "arrays": [{**ARRAY, "at": -8}]},
+        {"meta": {}, "arrays": [{**ARRAY, "n": 1 << 36, "at": 0}]},
+        {"meta": {}, "arrays": [{**ARRAY, "dtype": "object", "at": 0}]},
+        {"meta": {}, "arrays": 1},
+    ],
+)
+def test_nonsense_is_an_error_of_ours(child: Child, plain: dict[str, Any]):
+    with pytest.raises(EngineError, match="cannot be read"):
+        child.call("frame", {"plain": plain})
+    assert not child.alive
+
+
+@pytest.mark.parametrize("kind", ["annotations", "_escaped", "Exception", "__name__", 3, None])
+def test_an_error_of_a_kind_that_is_none_is_the_engines(child: Child, kind: object):
+    with pytest.raises(EngineError, match="words"):
+        child.call("frame", {"plain": {"error": {"type": kind, "message": "words", "hint": None}, "arrays": []}})
+
+
+def test_an_answer_without_what_was_asked_for_is_an_error_of_ours(child: Child):
+    found = child.call("frame", {"plain": {"meta": {"a": 1}, "arrays": []}})[0]
+    assert found["a"] == 1
+    with pytest.raises(EngineError, match="without 'kind'"):
+        found["kind"]
+
+
+def test_a_death_by_a_signal_without_a_name(child: Child):
+    with pytest.raises(EngineError, match="died of signal 40"):
+        child.call("signal", {"number": 40})
+
+
+def test_a_frame_larger_than_any_answer_is_not_read(child: Child):
+    with pytest.raises(EngineError, match="cannot be read"):
+        child.call("announce", {"bytes": 17 * MIB})
+    assert len(child._ahead) < 2 * MIB
+
+
+# ---------------------------------------------------------------- a child that cannot be started
+
+
+def test_a_child_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(EngineError, match="cannot be started: No such file"):
+            Child("x:y", {}, Limits(100 * MIB))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+# ---------------------------------------------------------------- memory that both see
+
+
+def test_what_is_shared_cannot_be_cut_off_while_it_is_read(child: Child):
+    found = child.call("cut", {})[1]["a"]
+    assert found.nbytes == 64 * MIB
+    assert not found.any()
+
+
+def test_what_is_written_into_shared_memory_counts():
+    child = Child("tests.unit.test_guard:hostile", {}, Limits(120 * MIB))
+    try:
+        child.ready()
+        with pytest.raises(BudgetError, match="allowed 120 MiB"):
+            child.call("fill", {})
+        assert not child.alive
+    finally:
+        child.close()
