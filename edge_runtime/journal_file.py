@@ -15,10 +15,13 @@ that, the head (the last number and hash) must be noted elsewhere. Kinds:
     start     the first entry: {"journal": a random id, "when", "edge_runtime", "from_version", "taken_over"}; the
               `taken_over` entries after it were recorded by an older version, without hashes, and chained then
     outcome   one outcome, as results.py documents it
-    lost      an entry that journal_rescue.py could not read
+    lost      entries that journal_rescue.py could not read, from number "from" to its own; "from" is absent for one.
+              `start` has then also "lost" (first and last of each), "changed" (entries whose hash did not fit), and
+              "old_head"
 
 `items` is an index: it may lose marks (the digest is then worked out again), and `verify` compares the rest of it with
-the entries. Written for SQLite 3.34 and newer (Debian 11, Android's Python).
+the entries. The marks are not in the chain: who can write the file can set one to that of another slide's files, which
+the loop then passes over. Written for SQLite 3.34 and newer (Debian 11, Android's Python).
 """
 
 from __future__ import annotations

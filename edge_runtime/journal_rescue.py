@@ -1,8 +1,9 @@
 """What can still be read of a damaged journal, into a new one.
 
 Not left to `sqlite3 .recover`: devices have no such command, and that of Debian 12 is built without it. Entries keep
-their text and their numbers; where one is lost, an entry of kind "lost" stands in its place. The new chain begins now,
-and its first entry says so, with what was lost and whose hash could not be checked.
+their text and their numbers; where some are lost, one entry of kind "lost" stands for all of them, under the number of
+the last. The new chain begins now, and its first entry says so, with what was lost, whose hash did not fit, and the
+head of the old one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # A damaged page takes a few entries with it, one of the tree above it some hundreds.
 _MOST_LOST = 100_000
+_LEAST_BYTES = 64  # of an entry: its hash alone has more, and version 1 had its outcome. Larger numbers are damage.
 _ROWS = {
     1: "SELECT id + 1, recorded, 'outcome', outcome, '' FROM outcomes",
     2: "SELECT number, recorded, kind, content, hash FROM entries",
@@ -32,10 +34,10 @@ _NUMBER = {1: "id + 1", 2: "number"}
 
 
 class Rescued(NamedTuple):
-    """How many entries were saved; the numbers of those that are lost, and of those that do not fit their hash."""
+    """How many outcomes were saved; the entries that are lost, as (first, last); those that do not fit their hash."""
 
     saved: int
-    lost: list[int]
+    lost: list[tuple[int, int]]
     changed: list[int]
 
 
@@ -63,7 +65,7 @@ def rescue(path: Path, new: Path) -> Rescued:
     except sqlite3.Error as error:
         raise JournalError(f"{path}: nothing in it can be read: {error}") from error
     try:
-        version, rows = _survivors(old)
+        version, rows = _survivors(old, _most(path))
         if not rows:
             raise JournalError(f"{path}: no entry in it can be read")
         done = _judge(rows, version)
@@ -73,7 +75,13 @@ def rescue(path: Path, new: Path) -> Rescued:
         old.close()
 
 
-def _survivors(db: sqlite3.Connection) -> tuple[int, dict[int, _Row]]:
+def _most(path: Path) -> int:
+    """How many entries there may be in a file of its size."""
+    sizes = [one.stat().st_size for one in (path, path.with_name(f"{path.name}-wal")) if one.exists()]
+    return sum(sizes) // _LEAST_BYTES
+
+
+def _survivors(db: sqlite3.Connection, most: int) -> tuple[int, dict[int, _Row]]:
     """By number: up to the first damage, down to the last, and one by one between them."""
     import sqlite3
 
@@ -82,8 +90,11 @@ def _survivors(db: sqlite3.Connection) -> tuple[int, dict[int, _Row]]:
         version = 1 if db.execute("PRAGMA user_version").fetchone()[0] == 1 else 2
     rows, number = _ROWS[version], _NUMBER[version]
     found: dict[int, _Row] = {}
+    if version > 1:  # what one entry stands for has no room in the file
+        most += sum(row.number - _first(row) for row in _until_damage(db, f"{rows} WHERE kind='lost'"))
+        most = min(most, 1 << 53)
     for order in ("ASC", "DESC"):
-        for row in _until_damage(db, f"{rows} ORDER BY {number} {order}"):
+        for row in _until_damage(db, f"{rows} WHERE {number} <= {most} ORDER BY {number} {order}"):
             if row.number in found:
                 return version, found
             found[row.number] = row
@@ -117,15 +128,37 @@ def _is_known(kind: str, content: str) -> bool:
         return False
 
 
+def _first(row: _Row) -> int:
+    """The first of the entries that it stands for."""
+    first = _plain(row).get("from") if row.kind == "lost" else None
+    return first if isinstance(first, int) and 1 < first <= row.number else row.number
+
+
+def _plain(row: _Row) -> dict[str, Any]:
+    plain = json.loads(row.content)
+    return plain if isinstance(plain, dict) else {}
+
+
 def _judge(rows: dict[int, _Row], version: int) -> Rescued:
-    lost = [number for number in range(2, max(rows)) if number not in rows]
-    changed = []
-    if version > 1:
-        before = {number: rows[number - 1].hash for number in rows if number - 1 in rows} | {1: GENESIS}
-        for number, row in rows.items():
-            if number in before and entry_hash(before[number], number, row.kind, row.content) != row.hash:
-                changed.append(number)
-    return Rescued(sum(row.kind == "outcome" for row in rows.values()), lost, sorted(changed))
+    lost, changed = [], []
+    last, last_hash = 0, GENESIS  # the last that is kept; the hash that the next one follows, "" where it is lost
+    kept = 0
+    for number in sorted(rows):
+        row = rows[number]
+        follows = last_hash if _first(row) == last + 1 else ""
+        if version > 1 and follows and entry_hash(follows, number, row.kind, row.content) != row.hash:
+            changed.append(number)
+        last, last_hash = number, row.hash
+        if row.kind == "outcome":
+            if number > max(kept, 1) + 1:
+                lost.append((max(kept, 1) + 1, number - 1))
+            kept = number
+    if last > max(kept, 1):
+        lost.append((max(kept, 1) + 1, last))
+    if version > 1 and 1 in rows:  # it may have been rescued before, with numbers as they are now
+        before = _plain(rows[1]).get("changed")
+        changed += [one for one in before if isinstance(one, int)] if isinstance(before, list) else []
+    return Rescued(sum(row.kind == "outcome" for row in rows.values()), lost, sorted(set(changed)))
 
 
 def _write(new: Path, version: int, rows: dict[int, _Row], done: Rescued) -> None:
@@ -134,16 +167,21 @@ def _write(new: Path, version: int, rows: dict[int, _Row], done: Rescued) -> Non
     now = datetime.now(UTC).isoformat(timespec="seconds")
     start: dict[str, Any] = {"journal": os.urandom(16).hex(), "when": now, "edge_runtime": __version__}
     start |= {"from_version": version, "taken_over": max(rows) - 1, "lost": done.lost, "changed": done.changed}
+    if version > 1:
+        start["old_head"] = {"entry": max(rows), "hash": rows[max(rows)].hash}
     if 1 in rows and version > 1:
         start["before"] = json.loads(rows[1].content)
     try:
         with create_file(new) as db:
             last = append(db, "start", now, as_content(start), (0, GENESIS))
-            for number in range(2, max(rows) + 1):
-                row = rows.get(number)
-                if row is None or row.kind != "outcome":
-                    last = append(db, "lost", now, as_content({"when": now}), last)
+            ends = {end: first for first, end in done.lost}
+            for number in sorted({*ends, *rows} - {1}):
+                if number in ends:
+                    content = as_content({"when": now, "from": ends[number]})
+                    last = append(db, "lost", now, content, (number - 1, last[1]))
+                if number not in rows or rows[number].kind != "outcome":
                     continue
+                row = rows[number]
                 last = append(db, "outcome", row.recorded, row.content, last)
                 plain = json.loads(row.content)
                 key = (plain["item"], plain["item_digest"])

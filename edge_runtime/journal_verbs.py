@@ -100,6 +100,11 @@ def _verify(arguments: argparse.Namespace, book: Journal) -> int:
     found = verify(book, arguments.head)
     if arguments.json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
+    else:
+        for first, last in found.lost:
+            print(f"entries {first} to {last} were lost when it was rescued")
+        if found.old_head:
+            print(f"before it was rescued: entry {found.old_head.number}, head {found.old_head.hash}")
     if found.problem:
         where = f"entry {found.broken_entry}: " if found.broken_entry else ""
         raise JournalError(f"{arguments.journal}: {where}{found.problem}")
@@ -113,6 +118,7 @@ def _verify(arguments: argparse.Namespace, book: Journal) -> int:
         print(f"the noted head is entry {found.found_head}")
     print(f"head {found.head.hash}")
     print("note the head elsewhere (16 digits do): entries cut off at the end show only by it")
+    print("not in the chain: the marks by which the loop passes over files; one that was forged hides a slide from it")
     return 0
 
 
@@ -123,8 +129,10 @@ def _rescue(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found._asdict()))
         return 0
-    print(f"{arguments.rescue}: {found.saved} outcomes saved, {len(found.lost)} entries lost")
-    for word, numbers in (("lost", found.lost), ("not as they were recorded", found.changed)):
+    count = sum(last - first + 1 for first, last in found.lost)
+    print(f"{arguments.rescue}: {found.saved} outcomes saved, {count} entries lost")
+    lost = [str(first) if first == last else f"{first}-{last}" for first, last in found.lost]
+    for word, numbers in (("lost", lost), ("not as they were recorded", found.changed)):
         if numbers:
             more = " ..." if len(numbers) > 20 else ""
             print(f"{word}: {', '.join(map(str, numbers[:20]))}{more}")

@@ -283,15 +283,16 @@ def test_all_but_a_damaged_page_is_rescued_with_its_numbers(page: int, large: Pa
         whole = {one["entry"]: one["item"] for one in book.outcomes()}
     damage(large, page)
     done = rescue(large, tmp_path / "new.db")
-    assert len(done.lost) < 10
+    lost_entries = [number for first, last in done.lost for number in range(first, last + 1)]
+    assert len(lost_entries) < 10
     assert bool(done.lost) == (page > 5), "the fifth has the index"
     assert done.changed == []
     with Journal(tmp_path / "new.db") as book:
         assert {one["entry"]: one["item"] for one in book.outcomes()}.items() <= whole.items()
-        assert len(book) == done.saved == 200 - len(done.lost)
+        assert len(book) == done.saved == 200 - len(lost_entries)
         report = verify(book)
         assert (report.problem, report.taken_over) == ("", 200)
-        for lost in done.lost:
+        for lost in lost_entries:
             assert book.add(outcome(whole[lost], f"{lost - 2}")), "what was lost can be read again"
     with pytest.raises(JournalError, match="left as it is"):
         rescue(large, tmp_path / "new.db")
@@ -299,7 +300,43 @@ def test_all_but_a_damaged_page_is_rescued_with_its_numbers(page: int, large: Pa
 
 def test_what_was_edited_is_rescued_and_named(path: Path, tmp_path: Path):
     execute(path, *OPEN, EDITED)
+    head = execute(path, "SELECT hash FROM entries WHERE number=6")[0][0]
     assert rescue(path, tmp_path / "new.db") == (5, [], [4])
+    assert rescue(tmp_path / "new.db", tmp_path / "again.db") == (5, [], [4]), "another rescue does not whiten it"
+    with Journal(tmp_path / "new.db", create=False) as book:
+        report = verify(book)
+        assert "1 of its entries were not as they were recorded: 4" in report.problem
+        assert (report.changed, report.old_head) == ((4,), (6, head))
+        assert report.to_json()["ok"] is False
+
+
+@pytest.mark.parametrize("number", [2**62, 60])
+def test_a_row_number_that_is_damage_makes_no_file_without_end(number: int, path: Path, tmp_path: Path):
+    execute(path, *OPEN, f"UPDATE entries SET number={number} WHERE number=6")
+    done = rescue(path, tmp_path / "new.db")
+    assert done.lost == ([] if number > 60 else [(6, 59)])
+    assert (tmp_path / "new.db").stat().st_size < 1 << 17
+    assert rescue(tmp_path / "new.db", tmp_path / "again.db").lost == done.lost
+    for name in ("new.db", "again.db"):
+        with Journal(tmp_path / name) as book:
+            assert book.add(outcome("e", "5"))
+            report = verify(book)
+            assert (report.problem, report.lost) == ("", tuple(done.lost))
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"changed": 3, "from": [], "when": 4}'])
+def test_what_is_no_entry_is_rescued_without_an_error_of_its_own(content: str, path: Path, tmp_path: Path):
+    execute(path, *OPEN, f"UPDATE entries SET content='{content}', kind='lost' WHERE number IN (1, 6)")
+    assert rescue(path, tmp_path / "new.db").lost == [(6, 6)]
+
+
+@pytest.mark.parametrize("number", [1, 6])
+def test_the_time_that_an_entry_is_filed_under_is_that_of_its_contents(number: int, path: Path, tmp_path: Path):
+    execute(path, *OPEN, "UPDATE entries SET number=8 WHERE number=6")
+    rescue(path, tmp_path / "new.db")
+    execute(tmp_path / "new.db", *OPEN, f"UPDATE entries SET recorded='2020' WHERE number={number + number // 6}")
+    with Journal(tmp_path / "new.db", create=False) as book:
+        assert "filed under the time 2020" in verify(book).problem
 
 
 def test_nothing_comes_of_nothing(tmp_path: Path):
