@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import edge_runtime as edge
 from edge_runtime import sandbox
 from edge_runtime.guard import Child
-from edge_runtime.sandbox import MACHINES, NAMESPACE, NONE, SECCOMP, examine, program, userland
+from edge_runtime.sandbox import CLONE3, MACHINES, NAMESPACE, NONE, SECCOMP, examine, program, userland
 from tests.conftest import ROOT, picture, small_device
 
 PTRACE = {"x86_64": 101, "aarch64": 117, "armv7l": 26}
@@ -24,7 +24,7 @@ needs_seccomp = pytest.mark.skipif(here["network"] != SECCOMP, reason=f"this sys
 
 
 @needs_seccomp
-def test_a_model_can_open_no_socket_by_any_way():
+def test_a_model_can_open_no_socket_and_start_no_process_by_any_way():
     child = Child("tests.unit.sandbox_handlers:escape", {})
     try:
         child.ready()
@@ -32,8 +32,9 @@ def test_a_model_can_open_no_socket_by_any_way():
         found, _ = child.call("escape", meta)
     finally:
         child.close()
+    assert found.pop("thread") == "ran"
     assert set(found.values()) == {"Operation not permitted"}, found
-    assert {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "child", "io_uring", "ptrace"} <= set(found)
+    assert {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "child", "fork", "exec", "io_uring", "ptrace"} <= set(found)
 
 
 @needs_seccomp
@@ -89,21 +90,23 @@ def test_a_kernel_that_says_yes_and_does_nothing_is_found_out(monkeypatch: pytes
 # ---------------------------------------------------------------- the filter, by hand
 
 
-def verdict(code: bytes, audit: int, number: int) -> str:
-    """What the kernel would say of a system call: the four instructions that the filter is made of."""
+def verdict(code: bytes, audit: int, number: int, flags: int = 0) -> str:
+    """What the kernel would say of a system call: the five instructions that the filter is made of."""
     lines = list(struct.iter_unpack("<HBBI", code))
     at, held = 0, 0
     for _ in range(len(lines)):
         kind, true, false, value = lines[at]
         at += 1
         if kind == 0x20:
-            held = {0: number, 4: audit}[value]
+            held = {0: number, 4: audit, 16: flags}[value]
         elif kind == 0x15:
             at += true if held == value else false
         elif kind == 0x35:
             at += true if held >= value else false
+        elif kind == 0x45:
+            at += true if held & value else false
         elif kind == 0x06:
-            return {0x7FFF0000: "allow", 0x00050001: "refuse"}[value]
+            return {0x7FFF0000: "allow", 0x00050001: "refuse", 0x00050026: "no such call"}[value]
     raise AssertionError("the program does not end")
 
 
@@ -112,12 +115,16 @@ def verdict(code: bytes, audit: int, number: int) -> str:
 @example(number=0)
 @example(number=0x3FFFFFFF)
 @example(number=0x40000000)
+@example(number=CLONE3)
 @example(number=0xF0005)  # set_tls of 32-bit ARM, which every thread needs
 def test_the_filter_refuses_what_is_listed_and_nothing_else(name: str, number: int):
     machine = MACHINES[name]
     code = program(machine)
-    refused = number in machine.calls or number >= 0x40000000
-    assert verdict(code, machine.audit, number) == ("refuse" if refused else "allow")
+    refused = number in (*machine.calls, machine.clone) or number >= 0x40000000
+    said = "no such call" if number == CLONE3 else "refuse" if refused else "allow"
+    assert verdict(code, machine.audit, number) == said
+    assert verdict(code, machine.audit, machine.clone, 0x3D0F00) == "allow", "glibc's flags of a thread"
+    assert verdict(code, machine.audit, machine.clone, 0x1200011) == "refuse", "glibc's flags of fork"
     assert all(verdict(code, machine.audit, one) == "refuse" for one in machine.calls)
     others = [one.audit for one in MACHINES.values() if one is not machine]
     assert all(verdict(code, audit, number) == "refuse" for audit in [*others, 0x40000003, 0])
@@ -128,7 +135,7 @@ HEADERS = {
     "aarch64": [Path("/usr/include/asm-generic/unistd.h")],
     "armv7l": [Path("/usr/arm-linux-gnueabihf/include/asm/unistd-eabi.h")],
 }
-NAMES = ("socket", "ptrace", "process_vm_writev", "io_uring_setup", "pidfd_getfd")
+NAMES = ("socket", "ptrace", "process_vm_writev", "execve", "execveat", "io_uring_setup", "pidfd_getfd")
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -141,5 +148,7 @@ def test_the_numbers_are_those_of_the_kernels_headers(name: str):
         match[1]: int(match[2])
         for match in re.finditer(r"^#define __NR_(\w+)\s+\(?(?:__NR_SYSCALL_BASE\s*\+\s*)?(\d+)\)?\s*$", text, re.M)
     }
-    assert tuple(found[one] for one in NAMES) == MACHINES[name].calls
+    older = [found[one] for one in ("fork", "vfork") if one in found]
+    assert (*(found[one] for one in NAMES), *older) == MACHINES[name].calls
+    assert (found["clone"], found["clone3"]) == (MACHINES[name].clone, CLONE3)
     assert found["seccomp"] == MACHINES[name].seccomp
