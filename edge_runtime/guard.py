@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime import cgroup, errors
+from edge_runtime.answers import MOST_ARRAY_BYTES, MOST_TEXT_BYTES, NONSENSE, Steps, checked, signal_name
 from edge_runtime.child import MEMORY_WORDS, Progress, Shared, frame_bytes, read_frame, resident_bytes
 from edge_runtime.errors import BudgetError, EdgeError, EngineError, UsageError
 from edge_runtime.units import format_bytes
@@ -40,13 +41,7 @@ TIME_LIMIT_S = 300.0
 # Of a child that has closed its answers: to be gone by itself, and to say its last words.
 _LAST_S = 1.0
 _LAST_BYTES = 1 << 20
-_MOST_STEPS = 1 << 20
-# What is believed of an answer: JSON takes some twenty times its text when it is read
-_MOST_TEXT_BYTES = 16 << 20
-_MOST_ARRAY_BYTES = 1 << 32
-_MOST_WORDS = 4000
 _PAGES_BYTES = 4 << 20  # the kernel may hold a file in memory by huge pages
-_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, OSError)
 # One thread unless asked: idle pools of numpy's BLAS cost memory that the budget would pay for. And what is freed goes
 # back to the system: glibc otherwise learns from the first large blocks to keep all later ones, and then a ResNet-18
 # has 230 MiB resident where it needs 147, with a peak of 247 for 212 (measured). Smaller blocks are kept, so that
@@ -78,49 +73,6 @@ class Limits:
     ram_bytes: int | None = None
     silence_s: float = TIME_LIMIT_S
     loads_later: bool = False
-
-
-class _Meta(dict[str, Any]):
-    """What the child says of an answer: a word that is missing is an error of ours."""
-
-    def __missing__(self, key: str) -> Any:
-        raise EngineError(f"the model's process gave an answer without {key!r}")
-
-
-def _count(found: Any) -> int:
-    if type(found) is not int or not -1 <= found < 1 << 62:
-        raise ValueError("not a count")
-    return found
-
-
-def _checked(plain: Any) -> dict[str, Any]:
-    """A frame's words as an honest child says them. Raises ValueError, TypeError, KeyError."""
-    checked: dict[str, Any] = {"peak_bytes": _count(plain.get("peak_bytes", 0))}
-    if "progress" in plain:
-        done, total = plain["progress"]
-        checked["progress"] = (_count(done), None if total is None else _count(total))
-    elif "error" in plain:
-        words = {name: plain["error"][name] for name in ("type", "message", "hint")}
-        checked["error"] = {name: None if one is None else str(one)[:_MOST_WORDS] for name, one in words.items()}
-    else:
-        checked["meta"] = _Meta(plain["meta"])
-    return checked
-
-
-class _Steps:
-    """Tells progress from noise: `done` must grow, up to a total that stays what it was."""
-
-    def __init__(self) -> None:
-        self._done = -1
-        self._totals: set[int | None] = set()
-
-    def advance(self, done: int, total: int | None) -> bool:
-        self._totals.add(total)
-        most = _MOST_STEPS if total is None else min(total, _MOST_STEPS)
-        if len(self._totals) > 1 or not self._done < done <= most:
-            return False
-        self._done = done
-        return True
 
 
 class Child:
@@ -280,7 +232,7 @@ class Child:
         """The answer to `question`, or to what was asked last."""
         plain: dict[str, Any] = {"progress": None}
         found: dict[str, Array] = {}
-        steps = _Steps()
+        steps = Steps()
         self._signed_s = time.monotonic()
         try:
             if question is not None:
@@ -314,10 +266,10 @@ class Child:
         answers nonsense: its memory cannot be trusted any more."""
         try:
             # an honest child has had its arrays in its own memory
-            most = self.limits.ram_bytes or _MOST_ARRAY_BYTES
-            frame = read_frame(self._read_exactly, self._out, _MOST_TEXT_BYTES, most)
-            return frame and (_checked(frame[0]), frame[1])
-        except _NONSENSE as error:
+            most = self.limits.ram_bytes or MOST_ARRAY_BYTES
+            frame = read_frame(self._read_exactly, self._out, MOST_TEXT_BYTES, most)
+            return frame and (checked(frame[0]), frame[1])
+        except NONSENSE as error:
             try:
                 self._process.wait(POLL_S)
             except subprocess.TimeoutExpired:
@@ -435,13 +387,6 @@ class Child:
         refused = any(word in words.lower() for word in MEMORY_WORDS)
         if self._killed or refused or (starved and code < 0):
             return self._breach()
-        how = f"died of {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        how = f"died of {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         last = words.splitlines()[-1] if words else "it printed nothing"
         return EngineError(f"the model's process {how}: {last}")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
