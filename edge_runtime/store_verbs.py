@@ -159,7 +159,10 @@ def _list(arguments: argparse.Namespace) -> int:
             "is of an interrupted command or still open in a session: the next install or remove takes away what it can"
         )
         _say(f"{folder}: {format_bytes(other)} {text}")
-    if not arguments.json:
+    if arguments.json:
+        sizes = {"used_bytes": used, "quota_bytes": room.quota_bytes, "free_bytes": free, "reserve_bytes": reserve}
+        _print({"store": str(folder), **sizes, "leftover_bytes": other, "problems": len(broken)})
+    else:
         _say(
             f"{folder}: {format_bytes(used)} of {format_bytes(room.quota_bytes)} used; {format_bytes(free)} free on "
             f"the file system, of which {format_bytes(reserve)} stay for the journal"

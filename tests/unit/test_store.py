@@ -248,7 +248,9 @@ def test_the_verbs(tmp_path: Path):
     assert f"EDGE_RUNTIME_STORE={folder} edge-runtime run b" in done.stderr
     done = cli("store", "install", packed(tmp_path, "2"), "--store", folder, *device, "--json")
     assert json.loads(done.stdout)["before"]["version"] == "1"
-    rows = [json.loads(line) for line in cli("store", "list", "--store", folder, "--json").stdout.splitlines()]
+    lines = cli("store", "list", "--store", folder, "--json").stdout.splitlines()
+    *rows, room = [json.loads(line) for line in lines]
+    assert room["used_bytes"] == sum(row["size"] for row in rows) < room["quota_bytes"] and room["problems"] == 0
     assert [(row["version"], row["role"]) for row in rows] == [("2", "current"), ("1", "previous")]
     assert "1 is the current version again" in cli("store", "rollback", "b", "--store", folder).stdout
     assert "2 bundles, every byte" in cli("store", "verify", "--store", folder).stderr
