@@ -389,4 +389,9 @@ class Child:
             return self._breach()
         how = f"died of {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         last = words.splitlines()[-1] if words else "it printed nothing"
-        return EngineError(f"the model's process {how}: {last}")
+        hint = None
+        if code == -signal.SIGKILL:  # not ours: it is how a system ends what takes its last memory
+            peak = f", at {format_bytes(self.peak_bytes)} resident when last seen" if self.peak_bytes else ""
+            last += f"; a system without memory kills so{peak}"
+            hint = "give a device (--device NAME, device= in Python): then it is held to that one's memory"
+        return EngineError(f"the model's process {how}: {last}", hint=hint)
