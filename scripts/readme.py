@@ -295,6 +295,9 @@ def arm() -> str:
                 f"{one['failed']} of {one['cuts']} |"
             )
             made.append(f"| the same of the control without syncs | {control['failed']} of {control['cuts']} |")
+            other = one["unsynced"]
+            about = "slides counted twice by the control that syncs the journal and not what was read"
+            made.append(f"| {about}, after | {other['recounted']} of {other['cuts']} |")
     return "\n".join(made)
 
 
