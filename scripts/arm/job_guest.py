@@ -17,7 +17,7 @@ from pathlib import Path
 DATA = Path("/data")
 GROUPS = Path("/sys/fs/cgroup")
 HOME = Path("/disk/home/somebody")
-ROOMY_BYTES, TIGHT_BYTES = 192 << 20, 40 << 20
+ROOMY_BYTES, TIGHT_BYTES = 256 << 20, 40 << 20
 NOBODY = 1000  # a user who is not root
 
 
@@ -67,7 +67,8 @@ def main() -> None:
             "job", choice=choice, allowed_bytes=ROOMY_BYTES, group_peak_bytes=number_in(group / "memory.peak"), **found
         )
     group = limited("tight", TIGHT_BYTES)
-    found = edge(*read_slides(choices[0]), group=group)
+    # of a device that allows more: the plan would refuse it on paper
+    found = edge(*read_slides(choices[0]), "--device", "raspberry-pi-zero-2w", "--no-measure", group=group)
     kills = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
     tell("cgroup", allowed_bytes=TIGHT_BYTES, kills=int(kills["oom_kill"]), **found)
     large = ["run", "large.edge", "picture.png", "--device", "raspberry-pi-zero-2w", "--engine", "null", "--no-measure"]
