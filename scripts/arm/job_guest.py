@@ -17,7 +17,7 @@ from pathlib import Path
 DATA = Path("/data")
 GROUPS = Path("/sys/fs/cgroup")
 HOME = Path("/disk/home/somebody")
-ROOMY_BYTES, TIGHT_BYTES = 256 << 20, 40 << 20
+ROOMY_BYTES, TIGHT_BYTES = 256 << 20, 20 << 20  # libraries are read anew where they do not fit: little is enough
 NOBODY = 1000  # a user who is not root
 
 
