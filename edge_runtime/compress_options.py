@@ -49,6 +49,11 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     from edge_runtime.compress.run import ENGINES, Job
     from edge_runtime.compress.run import compress as run
 
+    model = arguments.model
+    if not model.suffix:  # a bundle by its name, as every other verb takes it
+        from edge_runtime.bundle import find_bundle
+
+        model = find_bundle(str(model))
     arch, engines = "", tuple(ENGINES)
     if arguments.device:
         from edge_runtime.profile import load_profile
@@ -59,12 +64,12 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     if arguments.engines:
         engines = tuple(word.strip() for word in arguments.engines.split(","))
     job = Job(
-        model=arguments.model,
+        model=model,
         recipes=tuple(load_recipe(Path(one)) for one in arguments.recipe),
         out=arguments.output,
         calibrate=arguments.calibrate,
         judge=arguments.judge,
-        like=arguments.like or (arguments.model if arguments.model.suffix == ".edge" else None),
+        like=arguments.like or (model if model.suffix == ".edge" else None),
         target=Target(arch, engines),
         speed=not arguments.quick,
         robust=not arguments.quick,

@@ -108,7 +108,7 @@ BASES = {
 _UNKNOWN = {"onnxruntime": (57.0, 1.5), "litert": (42.0, 0.5)}
 # The modules of a task and an item as phones give it: JPEGs of 4000 x 3000 pixels (costing.render).
 TASKS = {"slides": 37.0, "image": 60.0}
-MEASURED_ERROR = "within 9 % for 50 models"
+MEASURED_ERROR = "within 9 % for 50 model files"  # models/memory.jsonl
 
 
 def predict(engine: str, arch: str, parts: Parts, task: str | None = None) -> int:

@@ -390,7 +390,7 @@ class Child:
         how = f"died of {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         last = words.splitlines()[-1] if words else "it printed nothing"
         hint = None
-        if code == -signal.SIGKILL:  # not ours: it is how a system ends what takes its last memory
+        if signal_name(-code) == "SIGKILL":  # not ours: it is how a system ends what takes its last memory
             peak = f", at {format_bytes(self.peak_bytes)} resident when last seen" if self.peak_bytes else ""
             last += f"; a system without memory kills so{peak}"
             hint = "give a device (--device NAME, device= in Python): then it is held to that one's memory"

@@ -17,8 +17,8 @@ HERE = Path(__file__).resolve().parent
 def count(machine: Machine, timeout_s: float, inferences: int = 15) -> list[dict[str, Any]]:
     """A row for each variant on each engine: the median and the least of `inferences`, by the cell, one thread.
 
-    A count is of QEMU with that -cpu: no cache, no pipeline, and never milliseconds. The least repeats: what the kernel
-    did meanwhile is in some of the others.
+    A count is of QEMU with that -cpu: no cache, no pipeline, and never milliseconds. The least is the one in which
+    the kernel did least besides; the cores differ by some instructions where they run the same code.
     """
     with tempfile.TemporaryDirectory(prefix="edge-arm-") as scratch:
         shutil.copy(ROOT / "models" / "malaria" / "malaria.edge", scratch)

@@ -115,15 +115,21 @@ def resource_variable() -> bytes:
             one.operator("ADD", [old, x], [y], options("Add"))
         one.operator("ASSIGN_VARIABLE", [handle, number], [number], options("AssignVariable"))
         one.operators[-1].outputs = np.array([], np.int32)
-    whole, inner = (_unpacked(content) for content in (file.finish([x], [y]), begin.finish([], [])))
-    for tensor in inner.subgraphs[0].tensors:
-        tensor.buffer += len(whole.buffers) if tensor.buffer else 0
-    for operator in inner.subgraphs[0].operators:
-        operator.opcodeIndex += len(whole.operatorCodes)
-    whole.buffers += inner.buffers
-    whole.operatorCodes += inner.operatorCodes
-    whole.subgraphs += inner.subgraphs
-    return _packed(whole)
+    return joined(file.finish([x], [y]), begin.finish([], []))
+
+
+def joined(*files: bytes) -> bytes:
+    """One model with the subgraph of each file, in their order."""
+    model, *others = map(_unpacked, files)
+    for one in others:
+        for tensor in one.subgraphs[0].tensors:
+            tensor.buffer += len(model.buffers) if tensor.buffer else 0
+        for operator in one.subgraphs[0].operators:
+            operator.opcodeIndex += len(model.operatorCodes)
+        model.buffers += one.buffers
+        model.operatorCodes += one.operatorCodes
+        model.subgraphs += one.subgraphs
+    return _packed(model)
 
 
 def _unpacked(content: bytes) -> Any:

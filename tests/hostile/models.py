@@ -325,17 +325,4 @@ def endless_tflite() -> bytes:
     condition.operator("NOT_EQUAL", [a, condition.constant(one)], [yes], options("NotEqual"))
     b, c = (body.tensor(name, (1,), "float32") for name in "bc")
     body.operator("ADD", [b, b], [c], options("Add"))
-    parts = [
-        odd._unpacked(file.finish(*ends))
-        for file, ends in ((whole, ([x], [y])), (condition, ([a], [yes])), (body, ([b], [c])))
-    ]
-    model = parts[0]
-    for part in parts[1:]:
-        for tensor in part.subgraphs[0].tensors:
-            tensor.buffer += len(model.buffers) if tensor.buffer else 0
-        for operator in part.subgraphs[0].operators:
-            operator.opcodeIndex += len(model.operatorCodes)
-        model.buffers += part.buffers
-        model.operatorCodes += part.operatorCodes
-        model.subgraphs += part.subgraphs
-    return odd._packed(model)
+    return odd.joined(whole.finish([x], [y]), condition.finish([a], [yes]), body.finish([b], [c]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from edge_runtime.coded import WORK_BYTES
 from edge_runtime.compress.costs import foresee
 from edge_runtime.compress.footprint_read import peak_live, read_parts
 from edge_runtime.errors import InputError
-from edge_runtime.footprint import Parts, predict, predict_by_size
+from edge_runtime.footprint import MEASURED_ERROR, Parts, predict, predict_by_size
 from edge_runtime.machine import machine
 from edge_runtime.packing import pack_folder
 from edge_runtime.planner import plan
-from tests.conftest import small_device
+from tests.conftest import ROOT, small_device
 
 MIB = 1 << 20
 
@@ -149,3 +150,9 @@ def test_pack_measures_where_it_is_asked_to(models: Path, tmp_path: Path, capsys
     assert all(one.basis == "estimated" and "moved by prediction" in one.where for one in costs.values())
     assert "fp32-lite on litert" in capsys.readouterr().err
     assert main([*words[:-3], "--measure", str(tmp_path / "none")]) == 2
+
+
+def test_what_bundles_say_of_the_error_is_what_was_recorded():
+    rows = [json.loads(line) for line in (ROOT / "models" / "memory.jsonl").read_text().splitlines()]
+    worst = math.ceil(100 * max(abs(row["error"]) for row in rows))
+    assert f"within {worst} % for {len(rows)} model files" == MEASURED_ERROR
