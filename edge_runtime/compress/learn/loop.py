@@ -1,0 +1,258 @@
+"""The one training loop: AdamW, one cycle of the rate, and a running average of the weights.
+
+AdamW: Loshchilov and Hutter, 2019. One cycle: Smith and Topin, 2018. The average is that of Polyak and Juditsky, 1992,
+with exponential forgetting. A run of the same settings, lessons and thread count on one machine gives the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.errors import InputError, UsageError
+
+Loss = Callable[[Any, tuple[Any, ...], Any], Any]
+"""(network, its inputs, places in the lessons) -> scalar tensor."""
+
+Hook = Callable[[int, int], None]
+"""(step, of all): before or after an optimizer step, counted from 0."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`rate`: the highest learning rate; `decay`: AdamW's weight decay; `warm`: share of the steps in which the rate
+    rises; `average`: weight of the past in the running average of the weights, which is what is returned (0: the
+    weights as they are); `clip`: largest norm of the gradient, 0 for none; `threads` of PyTorch.
+
+    Raises ValueError for settings that make no sense."""
+
+    epochs: int = 8
+    batch: int = 64
+    rate: float = 3e-3
+    decay: float = 0.02
+    warm: float = 0.2
+    average: float = 0.998
+    clip: float = 5.0
+    seed: int = 1
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"found {name} {getattr(self, name)}, wanted 1 or more")
+        for name in ("warm", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"found {name} {getattr(self, name)}, wanted from 0 up to below 1")
+        if not 0 < self.rate < math.inf or self.decay < 0 or self.clip < 0:
+            raise ValueError(
+                f"found rate {self.rate}, decay {self.decay} and clip {self.clip}, wanted a rate above 0, the others "
+                "0 or more"
+            )
+
+
+def fit(
+    net: Any,
+    lessons: Lessons,
+    loss: Loss,
+    settings: Fit = Fit(),
+    *,
+    steps: int | None = None,
+    before: Hook | None = None,
+    after: Hook | None = None,
+    parameters: Iterable[Any] | None = None,
+    notice: Callable[[str], None] | None = None,
+    keep: Path | None = None,
+) -> Any:
+    """`net` taught in place; returns it, or the running average of it (a copy), in evaluation mode.
+
+    `steps` ends training early; the rate still falls to its end by then. `parameters`: what is taught, all of `net` by
+    default; parameters of a loss itself go here too. `notice` is told each epoch's mean loss. `keep`: a checkpoint,
+    written after each epoch, from which an interrupted run goes on; it is removed at the end.
+
+    Raises UsageError where a checkpoint is of other settings or lessons, InputError where the loss is no longer finite.
+    """
+    torch = need_torch()
+    before_threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        return _Run(net, lessons, loss, settings, steps, parameters, keep).go(before, after, notice)
+    finally:
+        torch.set_num_threads(before_threads)
+
+
+class _Run:
+    def __init__(
+        self,
+        net: Any,
+        lessons: Lessons,
+        loss: Loss,
+        settings: Fit,
+        steps: int | None,
+        parameters: Iterable[Any] | None,
+        keep: Path | None,
+    ) -> None:
+        torch = need_torch()
+        torch.manual_seed(settings.seed)
+        self.net, self.lessons, self.loss, self.settings, self.keep = net, lessons, loss, settings, keep
+        self.dice = torch.Generator().manual_seed(settings.seed)
+        each = lessons.steps(settings.batch)
+        self.total = each * settings.epochs if steps is None else min(steps, each * settings.epochs)
+        if self.total < 1:
+            raise UsageError(f"found {steps} steps to train, wanted 1 or more")
+        self.taught = [one for one in (net.parameters() if parameters is None else parameters) if one.requires_grad]
+        self.mean = copy.deepcopy(net) if settings.average else None
+        self.optimizer = torch.optim.AdamW(self.taught, settings.rate, weight_decay=settings.decay)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._share)
+        self.done = self.epoch = 0
+
+    def _share(self, step: int) -> float:
+        """Of the highest rate: up along half a cosine from a 25th of it, down along one to nothing."""
+        warm = self.settings.warm * self.total
+        if step < warm:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * step / warm)) / 2
+        return (1 + math.cos(math.pi * (step - warm) / max(1.0, self.total - warm))) / 2
+
+    def go(self, before: Hook | None, after: Hook | None, notice: Callable[[str], None] | None) -> Any:
+        self._take_up()
+        while self.done < self.total:
+            said, count = 0.0, 0
+            for index, inputs in self.lessons.batches(self.settings.batch, self.dice):
+                self.net.train()
+                if before:
+                    before(self.done, self.total)
+                said += self._step(index, inputs)
+                count += 1
+                if after:
+                    after(self.done, self.total)
+                self.done += 1
+                self._blend()
+                if self.done == self.total:
+                    break
+            self.epoch += 1
+            if notice:
+                notice(f"epoch {self.epoch} of {self.settings.epochs}: loss {said / count:.4f}")
+            self._put_down()
+        if self.keep:
+            self.keep.unlink(missing_ok=True)
+        return (self.net if self.mean is None else self.mean).eval()
+
+    def _step(self, index: Any, inputs: tuple[Any, ...]) -> float:
+        torch = need_torch()
+        loss = self.loss(self.net, inputs, index)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise InputError(
+                f"step {self.done + 1} of {self.total}: found a loss of {value}, wanted a finite one",
+                hint="lower the rate, or look for inputs that are not finite",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.taught, self.settings.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        return value
+
+    def _blend(self) -> None:
+        """Weights and statistics of normalisation; short runs forget faster, so that the start does not stay."""
+        if self.mean is None:
+            return
+        torch = need_torch()
+        keep = min(self.settings.average, self.done / (self.done + 10))
+        with torch.no_grad():
+            for old, new in zip(self.mean.state_dict().values(), self.net.state_dict().values(), strict=True):
+                if old.dtype.is_floating_point:
+                    old.mul_(keep).add_(new, alpha=1 - keep)
+                else:
+                    old.copy_(new)
+
+    # ------------------------------------------------------------ the checkpoint
+
+    def _of(self) -> dict[str, Any]:
+        return asdict(self.settings) | {"total": self.total, "items": self.lessons.count}
+
+    def _put_down(self) -> None:
+        if self.keep is None or self.done == self.total:
+            return
+        torch = need_torch()
+        plain = {
+            "of": self._of(),
+            "done": self.done,
+            "epoch": self.epoch,
+            "net": self.net.state_dict(),
+            "mean": None if self.mean is None else self.mean.state_dict(),
+            "taught": [one.detach() for one in self.taught],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "dice": self.dice.get_state(),
+            "global": torch.get_rng_state(),
+        }
+        fresh = self.keep.with_suffix(f"{self.keep.suffix}.new")
+        torch.save(plain, fresh)
+        os.replace(fresh, self.keep)
+
+    def _take_up(self) -> None:
+        if self.keep is None or not self.keep.is_file():
+            return
+        torch = need_torch()
+        plain = torch.load(self.keep, weights_only=True)
+        if plain["of"] != self._of():
+            raise UsageError(
+                f"{self.keep}: found a checkpoint of {plain['of']}, wanted one of {self._of()}",
+                hint=f"rm {self.keep}",
+            )
+        self.done, self.epoch = plain["done"], plain["epoch"]
+        self.net.load_state_dict(plain["net"])
+        if self.mean is not None:
+            self.mean.load_state_dict(plain["mean"])
+        with torch.no_grad():
+            for one, value in zip(self.taught, plain["taught"], strict=True):
+                one.copy_(value)
+        self.optimizer.load_state_dict(plain["optimizer"])
+        self.schedule.load_state_dict(plain["schedule"])
+        self.dice.set_state(plain["dice"])
+        torch.set_rng_state(plain["global"])
+
+
+def cross_entropy(lessons: Lessons, smoothing: float = 0.0) -> Loss:
+    """Against the labels: softmax over (N,C), or the logistic loss for one logit (N,1).
+
+    Raises InputError where the lessons have no labels, UsageError for a smoothing that is not in 0 to 1."""
+    torch = need_torch()
+    if lessons.labels is None:
+        raise InputError("found lessons without labels, wanted labels to learn from", hint="give a teacher instead")
+    if not 0 <= smoothing < 1:
+        raise UsageError(f"found smoothing {smoothing}, wanted from 0 up to below 1")
+    labels = torch.from_numpy(lessons.labels.astype(np.int64))
+    functional = torch.nn.functional
+
+    def loss(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
+        logits = net(*inputs)
+        wanted = labels[index]
+        if logits.shape[1] == 1:
+            target = wanted.float() * (1 - smoothing) + smoothing / 2
+            return functional.binary_cross_entropy_with_logits(logits[:, 0], target)
+        return functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+
+    return loss
+
+
+def answers(net: Any, lessons: Lessons, batch: int = 256) -> npt.NDArray[np.float32]:
+    """float32 (N, ...) of every item, unvaried, with the network in evaluation mode."""
+    torch = need_torch()
+    was = net.training
+    net.eval()
+    with torch.inference_mode():
+        found = [net(*inputs).numpy() for _, inputs in lessons.batches(batch)]
+    net.train(was)
+    return np.concatenate(found).astype(np.float32, copy=False)

@@ -1,0 +1,127 @@
+"""The training loop: it learns, repeats, goes on where it was cut, and says what is wrong with its lessons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.loop import Fit, answers, cross_entropy, fit
+from edge_runtime.errors import EdgeError, InputError, UsageError
+
+pytestmark = pytest.mark.torch
+QUICK = Fit(epochs=4, batch=16, rate=0.05, decay=0.0)
+
+
+def lessons(count: int = 96, **more: Any) -> Lessons:
+    """Which of three numbers is the largest."""
+    values = np.random.default_rng(3).normal(size=(count, 3)).astype(np.float32)
+    return Lessons({"x": values}, values.argmax(1).astype(np.int64), **more)
+
+
+def net(outputs: int = 3) -> Any:
+    import torch
+
+    torch.manual_seed(5)
+    return torch.nn.Sequential(
+        torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, outputs)
+    )
+
+
+def weights(one: Any) -> np.ndarray:
+    return np.concatenate([value.detach().numpy().ravel() for value in one.state_dict().values()])
+
+
+def test_it_learns_and_the_same_run_gives_the_same_weights():
+    found = lessons()
+    made = [fit(net(), found, cross_entropy(found), QUICK) for _ in range(2)]
+    assert (answers(made[0], found).argmax(1) == found.labels).mean() > 0.8
+    assert np.array_equal(weights(made[0]), weights(made[1]))
+
+
+def test_one_logit_is_a_choice_of_two():
+    values = np.random.default_rng(3).normal(size=(96, 3)).astype(np.float32)
+    found = Lessons({"x": values}, (values[:, 0] > 0).astype(np.int64))
+    made = fit(net(1), found, cross_entropy(found), QUICK)
+    assert ((answers(made, found)[:, 0] > 0) == found.labels).mean() > 0.9
+
+
+def test_a_run_that_was_cut_goes_on_to_the_same_weights(tmp_path: Path):
+    found, place = lessons(), tmp_path / "run.pt"
+
+    def cut(step: int, total: int) -> None:
+        if step == 14:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(net(), found, cross_entropy(found), QUICK, after=cut, keep=place)
+    said: list[str] = []
+    resumed = fit(net(), found, cross_entropy(found), QUICK, keep=place, notice=said.append)
+    assert len(said) == 2 and not place.exists()
+    assert np.array_equal(weights(resumed), weights(fit(net(), found, cross_entropy(found), QUICK)))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
+    found, place = lessons(), tmp_path / "run.pt"
+
+    def cut(step: int, total: int) -> None:
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(net(), found, cross_entropy(found), QUICK, after=cut, keep=place)
+    with pytest.raises(UsageError, match="found a checkpoint of"):
+        fit(net(), found, cross_entropy(found), Fit(epochs=9, batch=16), keep=place)
+
+
+def test_items_are_shown_as_often_as_asked_and_varied_only_when_taught():
+    import torch
+
+    def prepare(inputs: tuple[Any, ...], dice: Any) -> tuple[Any, ...]:
+        return inputs if dice is None else (inputs[0] + 100,)
+
+    found = lessons(4, times=np.array([0, 1, 2, 3]), prepare=prepare)
+    places = torch.cat([index for index, _ in found.batches(2, torch.Generator().manual_seed(0))])
+    assert sorted(places.tolist()) == [1, 2, 2, 3, 3, 3]
+    (plain,) = found.take(torch.tensor([1]))
+    (varied,) = found.take(torch.tensor([1]), torch.Generator())
+    assert torch.equal(varied, plain + 100)
+
+
+def test_a_run_can_be_ended_after_a_few_steps():
+    left: list[int] = []
+    found, one = lessons(), net()
+    fit(one, found, cross_entropy(found), QUICK, steps=5, after=lambda step, total: left.append(total - step))
+    assert left == [5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Lessons({}), "without an input"),
+        (lambda: Lessons({"x": np.zeros((0, 3), np.float32)}), "no items"),
+        (lambda: Lessons({"x": np.zeros((2, 3))}, np.zeros(3, np.int64)), "different lengths"),
+        (lambda: Lessons({"x": np.zeros((2, 3))}, np.array([0, -1])), "whole numbers from 0 on"),
+        (lambda: Lessons({"x": np.zeros((2, 3))}, times=np.zeros(2, np.int64)), "nothing would be shown"),
+        (lambda: cross_entropy(Lessons({"x": np.zeros((2, 3), np.float32)})), "without labels"),
+        (lambda: cross_entropy(lessons(), 1.0), "smoothing 1.0"),
+    ],
+)
+def test_lessons_that_teach_nothing_are_refused(make: Any, said: str):
+    with pytest.raises(EdgeError, match=said):
+        make()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run():
+    found = Lessons({"x": np.full((8, 3), np.inf, np.float32)}, np.zeros(8, np.int64))
+    with pytest.raises(InputError, match="found a loss of"):
+        fit(net(), found, cross_entropy(found), QUICK)
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"rate": 0.0}, {"warm": 1.0}, {"average": -0.1}, {"clip": -1.0}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]):
+    with pytest.raises(ValueError, match="wanted"):
+        Fit(**wrong)
