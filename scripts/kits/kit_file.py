@@ -56,9 +56,12 @@ class Target:
     engines: dict[str, tuple[str, ...]]
     common: tuple[str, ...] = ()
     system: tuple[Module, ...] = ()
+    signing: tuple[Module, ...] = ()  # the system's, beside `system`, in kits that check signatures
 
 
 _COMMON = ("numpy", "pillow", "psutil")
+SIGN = "sign"  # the section of a lock with what checks signatures
+_SIGNING = ("pynacl",)
 _ENGINES = {"onnxruntime": ("onnxruntime",), "litert": ("ai-edge-litert",)}
 
 
@@ -83,6 +86,7 @@ TARGETS = {
                 Module("PIL", "python3-pil", "9.4"),
                 Module("psutil", "python3-psutil", "5.9"),
             ),
+            signing=(Module("nacl", "python3-nacl", "1.5"),),
         ),
     )
 }
@@ -130,12 +134,15 @@ def download(target: Target, python: str, into: Path, wheels: Path | None, *word
     return sorted(into.glob("*.whl"))
 
 
-def fetch(target: Target, python: str, engines: Sequence[str], into: Path, wheels: Path | None = None) -> list[Path]:
-    """The locked wheels, each with the digest that the lock says, from PyPI or from the folder `wheels`."""
+def fetch(
+    target: Target, python: str, engines: Sequence[str], into: Path, wheels: Path | None = None, *, sign: bool = False
+) -> list[Path]:
+    """The locked wheels, each with the digest that the lock says, from PyPI or from the folder `wheels`. `sign`: with
+    what checks signatures."""
     sections = pinned(lock_path(target.arch, python))
     if unknown := [name for name in engines if name not in sections]:
         raise Failure(f"engine: found {unknown[0]}, wanted one of {', '.join(target.engines)} on {target.arch}")
-    lines = [line for name in ("common", *engines) for line in sections.get(name, ())]
+    lines = [line for name in ("common", *engines, *([SIGN] if sign else [])) for line in sections.get(name, ())]
     needs = into / "needs.txt"
     needs.write_text("".join(f"{line}\n" for line in sorted(set(lines))))
     return download(target, python, into, wheels, "--no-deps", "--require-hashes", "-r", str(needs))
@@ -145,7 +152,7 @@ def lock(arch: str, python: str) -> Path:
     """Resolve anew, and write which files were found with their digests."""
     target = TARGETS[arch]
     lines = [f"# What a kit for {arch} and Python {python} is made of. scripts/kit --lock {arch}-{python} writes it."]
-    groups = {"common": target.common, **target.engines}
+    groups = {"common": target.common, **target.engines, SIGN: () if target.signing else _SIGNING}
     common: set[str] = set()
     with tempfile.TemporaryDirectory() as scratch:
         for section, names in groups.items():
@@ -192,9 +199,17 @@ def least_glibc(names: Sequence[str]) -> str:
 
 
 def make_kit(
-    target: Target, python: str, wheels: Sequence[Path], out: Path, *, bundle: Path | None = None, device: str = ""
+    target: Target,
+    python: str,
+    wheels: Sequence[Path],
+    out: Path,
+    *,
+    bundle: Path | None = None,
+    device: str = "",
+    sign: bool = False,
 ) -> dict[str, Any]:
-    """Write the kit to `out`, and return its kit.json. `bundle`: else the one that is in the package's wheel.
+    """Write the kit to `out`, and return its kit.json. `bundle`: else the one that is in the package's wheel. `sign`:
+    the system must have what checks signatures, where that is no wheel.
 
     Raises Failure where it cannot be written.
     """
@@ -206,7 +221,7 @@ def make_kit(
     about: dict[str, Any] = {"format": FORMAT, "version": version, "device": device}
     about["target"] = {"arch": target.arch, "bits": target.bits, "python": python, "features": list(target.features)}
     about["target"]["glibc"] = least_glibc([one.name for one in wheels])
-    about["system"] = [one.to_json() for one in target.system]
+    about["system"] = [one.to_json() for one in (*target.system, *(target.signing if sign else ()))]
     about["bundle"] = f"models/{bundle.name}" if bundle else "malaria"
     about["parts"] = [{"name": name, "sha256": digest(content), "bytes": len(content)} for name, content in parts]
     about["files"] = len(sizes)

@@ -235,10 +235,12 @@ def test_glibc_is_what_every_wheel_runs_on() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts" / "kits").glob("*-3.*.txt")), ids=lambda path: path.stem)
 def test_locks_name_every_wheel_with_its_digest(path: Path) -> None:
     sections = build.pinned(path)
-    assert sections.keys() == {"common", *build.TARGETS[path.stem.rpartition("-")[0]].engines}
+    assert sections.keys() == {"common", build.SIGN, *build.TARGETS[path.stem.rpartition("-")[0]].engines}
     assert all(
         "==" in line and len(line.partition("--hash=sha256:")[2]) == 64 for one in sections.values() for line in one
     )
+    signing = [line.partition("==")[0] for line in sections[build.SIGN]]
+    assert signing == ([] if path.stem.startswith("armv7l") else ["cffi", "pycparser", "pynacl"])
 
 
 @pytest.mark.parametrize(
@@ -269,3 +271,12 @@ def test_the_real_package_reads_slides_where_it_was_installed(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("self-test: ok") == 3
     assert "malaria" in start(tmp_path / "into", "inspect", "malaria")
+
+
+@pytest.mark.parametrize(("sign", "wanted"), [(False, []), (True, ["nacl"])])
+def test_a_kit_that_checks_signatures_on_32_bit_asks_for_the_systems_library(
+    tmp_path: Path, sign: bool, wanted: list[str]
+) -> None:
+    out = tmp_path / "kit.pyz"
+    about = build.make_kit(build.TARGETS["armv7l"], "3.11", [small_wheel(tmp_path)], out, sign=sign)
+    assert [one["module"] for one in about["system"]] == ["numpy", "PIL", "psutil", *wanted]
