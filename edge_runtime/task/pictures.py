@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 25_000_000
 # Before a JPEG is reduced while it is decoded.
 MAX_STATED_PIXELS = 200_000_000
+_ORIENTATION = 0x0112  # the EXIF tag
 _DECODERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 
@@ -83,9 +84,9 @@ def load_image(path: Path, content: bytes, *, draft_side: int | None = None, upr
                     f"{path}: found {width} x {height} pixels, wanted at most {MAX_PIXELS // 10**6} million"
                 )
             image.load()
-            if upright:
-                ImageOps.exif_transpose(image, in_place=True)  # else a second copy even of what stands upright
-            rgb = _as_rgb(image)
+            # asked for first: it copies even what stands upright, and Debian 12's Pillow cannot be told not to
+            turned = upright and image.getexif().get(_ORIENTATION, 1) != 1
+            rgb = _as_rgb(ImageOps.exif_transpose(image) if turned else image)
             times = max(rgb.size) // draft_side if draft_side else 1
             return rgb.reduce(times) if times > 1 else rgb
     except InputError:
