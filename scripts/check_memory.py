@@ -105,6 +105,8 @@ def fit(rows: list[dict[str, Any]]) -> None:
     """Prints for each engine what footprint.LAWS and BASES are made of; LAWS.running is what stays and is added."""
     for engine in LAWS:
         some = [row for row in rows if row["engine"] == engine]
+        if not some:
+            continue
         # activations are made while LiteRT loads, and onnxruntime spreads nothing
         passed = ("spread_bytes", "activation_bytes") if engine == "onnxruntime" else ()
         loading = [name for name in LOADING if name not in passed]

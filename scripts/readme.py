@@ -5,8 +5,8 @@
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources, under models/: malaria/metrics.json (train.py),
 */bench.jsonl (bench_run.py, compress_models.py), the bundle's measured costs (measure_costs.py), peers.jsonl
 (bench_peers), prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl (check_choice.py,
-arm/race), overhead.jsonl (bench_overhead.py), memory.jsonl (check_memory), drift.jsonl (check_drift); and
-device_profiles/.
+arm/race), overhead.jsonl (bench_overhead.py), memory.jsonl (check_memory), drift.jsonl (check_drift), arm.jsonl
+(arm/test); and device_profiles/.
 """
 
 from __future__ import annotations
@@ -147,6 +147,11 @@ def memory() -> str:
             errors([abs(row["by_size_bytes"] / row["measured_bytes"] - 1) for row in some]) for some in sized
         ],
     }
+    arm = [row for row in lines("arm.jsonl") if row["what"] == "predicted memory"]
+    for arch in sorted({row["userland"] for row in arm}):
+        own = [row for row in arm if row["userland"] == arch]
+        some = [[abs(row["error"]) for row in own if row["engine"] == one] for one in engines]
+        cells[f"the first row on an emulated {arch} machine"] = [errors(one) if one else "" for one in some]
     for kind in ("inferences", "slides"):
         last = {(row["engine"], row["process"]): row for row in drifts if row["kind"] == kind}
         count = max(row["count"] for row in last.values())

@@ -26,9 +26,7 @@ def foresee(content: bytes, format_: str, task: str) -> dict[str, dict[str, Any]
             parts = read_parts(content, format_, arch)
         except (EngineError, InputError):
             return {}
-        where = f"predicted from the graph; on x86_64 {MEASURED_ERROR}"
-        if arch != "x86_64":
-            where += f", on {arch} less surely"
+        where = f"predicted from the graph, {MEASURED_ERROR[arch]}"
         ram = predict(engine, arch, parts, task)
         made[f"{engine}/{arch}"] = {
             "ram_bytes": ram,

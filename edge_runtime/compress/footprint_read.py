@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.compress.graph_onnx import optimize
-from edge_runtime.compress.graph_tflite import open_tflite
+from edge_runtime.compress.graph_tflite import LiteGraph, open_tflite
 from edge_runtime.footprint import Parts
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _IN_PLACE = {
 def read_parts(content: bytes, format_: str, arch: str) -> Parts:
     """`format_`: onnx or tflite. Raises InputError where the model cannot be read, EngineError where a package of the
     workstation is missing."""
-    return _onnx(content, arch) if format_ == "onnx" else _tflite(content)
+    return _onnx(content, arch) if format_ == "onnx" else _tflite(content, arch)
 
 
 def peak_live(steps: Iterable[tuple[str, list[str], list[str]]], sizes: Mapping[str, int], ends: Iterable[str]) -> int:
@@ -123,7 +123,7 @@ _KINDS = ("conv", "matrix", "int8")
 _LITE_PACKED = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "BATCH_MATMUL": 1}
 
 
-def _tflite(content: bytes) -> Parts:
+def _tflite(content: bytes, arch: str) -> Parts:
     graph = open_tflite(content)
     packed: dict[int, str] = {}
     spread: set[int] = set()
@@ -146,6 +146,20 @@ def _tflite(content: bytes) -> Parts:
         spread_bytes=sum(graph.sizes[one] for one in spread),
         input_bytes=sum(graph.sizes[one] for one in graph.inputs),
         activation_bytes=peak_live(steps, sizes, [str(one) for one in graph.outputs]),
-        scratch_bytes=0,
+        scratch_bytes=_windows(graph) if arch == "armv7l" else 0,
         operators=len(graph.operators),
     )
+
+
+def _windows(graph: LiteGraph) -> int:
+    """Bytes of the largest input of a convolution that is written out as a matrix, a row a window: so do TFLite's own
+    kernels, which run where XNNPACK does not."""
+    most = 0
+    for kind, inputs, outputs in graph.operators:
+        if kind == "CONV_2D" and len(graph.shapes[inputs[1]]) == 4:
+            channels, *window = graph.shapes[inputs[1]]
+            if window[:2] != [1, 1]:
+                pixels = math.prod(graph.shapes[outputs[0]]) // max(1, channels)
+                each = 1 if graph.types[inputs[0]] in ("int8", "uint8") else 4
+                most = max(most, pixels * math.prod(window) * each)
+    return most

@@ -28,8 +28,8 @@ _PLANES = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
 
 
 class LiteGraph(NamedTuple):
-    """The first subgraph: operators as (kind, inputs, outputs), tensors as places in `sizes` (bytes) and `types`;
-    `constants`: those whose values are in the file."""
+    """The first subgraph: operators as (kind, inputs, outputs), tensors as places in `sizes` (bytes), `types` and
+    `shapes`; `constants`: those whose values are in the file."""
 
     operators: list[tuple[str, list[int], list[int]]]
     inputs: list[int]
@@ -37,6 +37,7 @@ class LiteGraph(NamedTuple):
     sizes: list[int]
     types: list[str]
     constants: set[int]
+    shapes: list[tuple[int, ...]]
 
 
 def open_tflite(content: bytes) -> LiteGraph:
@@ -53,14 +54,15 @@ def open_tflite(content: bytes) -> LiteGraph:
             for one in graph.operators
         ]
         kinds = [types[one.type] for one in graph.tensors]
-        sizes = [_bytes(_shape(one), kind) for one, kind in zip(graph.tensors, kinds, strict=True)]
+        shapes = [_shape(one) for one in graph.tensors]
+        sizes = [_bytes(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)]
         constants = {
             place
             for place, one in enumerate(graph.tensors)
             if model.buffers[one.buffer].data is not None or model.buffers[one.buffer].offset > 1
         }
         ends = [int(one) for one in graph.inputs], [int(one) for one in graph.outputs]
-        return LiteGraph(operators, *ends, sizes, kinds, constants)
+        return LiteGraph(operators, *ends, sizes, kinds, constants, shapes)
     except Exception as error:  # a damaged flatbuffer: whatever its offsets lead to
         raise InputError(f"the TFLite file cannot be read: {type(error).__name__}: {error}") from error
 

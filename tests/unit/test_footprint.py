@@ -54,6 +54,7 @@ def test_what_is_read_of_a_graph(models: Path):
     lite = read_parts((models / "fp32.tflite").read_bytes(), "tflite", "aarch64")
     assert lite.input_bytes == 3 * 8 * 8 * 4
     assert 0 < lite.activation_bytes < lite.input_bytes
+    assert lite.scratch_bytes == 0
     with pytest.raises(InputError):
         read_parts(b"nothing", "tflite", "x86_64")
     with pytest.raises(InputError):
@@ -87,8 +88,8 @@ def test_larger_parts_predict_more_and_no_engine_is_forgotten():
     for engine in ("onnxruntime", "litert"):
         for arch in ("x86_64", "aarch64", "armv7l", "riscv64"):
             least = predict(engine, arch, Parts(1000))
-            assert predict(engine, arch, Parts(50 * MIB, conv_bytes=49 * MIB)) > least + 60 * MIB
-            assert predict(engine, arch, Parts(1000, activation_bytes=50 * MIB)) > least + 50 * MIB
+            assert predict(engine, arch, Parts(50 * MIB, conv_bytes=49 * MIB)) > least + 48 * MIB
+            assert predict(engine, arch, Parts(1000, activation_bytes=50 * MIB)) > least + 40 * MIB
             assert predict(engine, arch, Parts(1000), "image") > least + 30 * MIB
             assert predict_by_size(engine, arch, 50 * MIB) > least + 50 * MIB
 
@@ -153,6 +154,20 @@ def test_pack_measures_where_it_is_asked_to(models: Path, tmp_path: Path, capsys
 
 
 def test_what_bundles_say_of_the_error_is_what_was_recorded():
-    rows = [json.loads(line) for line in (ROOT / "models" / "memory.jsonl").read_text().splitlines()]
-    worst = math.ceil(100 * max(abs(row["error"]) for row in rows))
-    assert f"within {worst} % for {len(rows)} model files" == MEASURED_ERROR
+    files = [ROOT / "models" / f"{name}.jsonl" for name in ("memory", "arm")]
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    errors: dict[str, list[float]] = {}
+    for row in rows:
+        if "predicted_bytes" in row:
+            errors.setdefault(row.get("arch") or row["userland"], []).append(abs(row["error"]))
+    assert errors.keys() == MEASURED_ERROR.keys()
+    for arch, found in errors.items():
+        said = f"within {math.ceil(100 * max(found))} % for {len(found)} model files"
+        assert MEASURED_ERROR[arch].removesuffix(" in an emulated machine") == said
+
+
+def test_on_32_bit_arm_the_windows_of_a_convolution_are_written_out():
+    bundle = load_bundle("malaria")
+    content = bundle.read(bundle.variant("fp32-lite").file)
+    assert read_parts(content, "tflite", "aarch64").scratch_bytes == 0
+    assert read_parts(content, "tflite", "armv7l").scratch_bytes == 32 * 32 * 9 * 3 * 4  # the first one, 3x3, stride 2
