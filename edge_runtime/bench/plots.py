@@ -220,9 +220,14 @@ class Spot:
     said: str
 
 
-def front(points: Sequence[Point]) -> list[bool]:
-    """Which points no other beats in both figures (less is better; of equal points all stand)."""
-    return [not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points) for x, y in points]
+def front(points: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Which points no other beats in all figures (less is better; of equal points all stand)."""
+    kept: list[tuple[float, ...]] = []  # in order no point is beaten by one that comes after it
+    for one in sorted(set(points)):
+        if not any(all(a <= b for a, b in zip(other, one, strict=True)) for other in kept):
+            kept.append(one)
+    standing = set(kept)
+    return [one in standing for one in points]
 
 
 def plane(spots: Sequence[Spot], across: Axis, up: Axis, names: tuple[str, str], height: int = 300) -> str:
