@@ -18,7 +18,8 @@ class Drift:
     """`mean`, `rms`, `largest`: of |change| over all numbers of all items, divided by the standard deviation of the
     original's output (all numbers of that output together). `agreement`: share of items with the same decision (the
     largest number of the classes; for a single number, whether it is above the cut), of the first output. The worst
-    output counts. `cut`: 0, or 0.5 where all of the original's answers lie from 0 to 1, as behind a sigmoid."""
+    output counts. `cut`: the task's own (of slides, where a cell is called); else 0, or 0.5 where all of the original's
+    answers lie from 0 to 1, as behind a sigmoid."""
 
     mean: float
     rms: float
@@ -34,8 +35,10 @@ class Drift:
         )
 
 
-def compare(original: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]]) -> Drift:
-    """Outputs by place: a converter may rename them. Raises InputError where their shapes differ."""
+def compare(
+    original: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]], cut: float | None = None
+) -> Drift:
+    """Outputs by place: a converter may rename them. `cut`: the task's own. Raises InputError where shapes differ."""
     import numpy as np
 
     if len(original) != len(found):
@@ -49,14 +52,17 @@ def compare(original: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDA
         scale = spread if spread > 1e-6 * size else max(size, 1e-12)  # items that are all alike have no spread
         worst = np.maximum(worst, np.array([change.mean(), np.sqrt((change**2).mean()), change.max()]) / scale)
     first, other = next(iter(original.values())), next(iter(found.values()))
-    cut = cut_of(first)
-    same = decisions(first, cut) == decisions(other, cut)
+    above = cut_of(first, cut)
+    same = decisions(first, above) == decisions(other, above)
     mean, rms, largest = (float(one) for one in worst)
-    return Drift(mean, rms, largest, float(same.mean()), len(first), cut)
+    return Drift(mean, rms, largest, float(same.mean()), len(first), above)
 
 
-def cut_of(output: NDArray[np.float32]) -> float:
-    """Above which a single number means yes: of the original's answers, for all that is compared with it."""
+def cut_of(output: NDArray[np.float32], cut: float | None = None) -> float:
+    """Above which a single number means yes: of the original's answers, for all that is compared with it. `cut`: what
+    the task says, which goes before."""
+    if cut is not None:
+        return cut
     alone = output.ndim < 2 or output.shape[1 if output.ndim == 4 else -1] == 1
     return 0.5 if alone and output.size and output.min() >= 0 and output.max() <= 1 else 0.0
 

@@ -71,7 +71,7 @@ class Ladder:
 
     def judge(self, words: str, state: State) -> tuple[Artifact, Drift]:
         made = state.made()
-        drift = compare(self.wanted, answers(made, self.samples, 16))
+        drift = compare(self.wanted, answers(made, self.samples, 16), self.samples.cut)
         self.tried.append(
             {"rung": words, "mean_sd": drift.mean, "largest_sd": drift.largest, "agreement": drift.agreement}
         )

@@ -210,7 +210,7 @@ def _report(
             row |= {"name": one.name, "recipe": one.recipe, "engine": one.engine, "format": one.artifact.format}
             row |= {"sha256": one.artifact.digest, "stored_bytes": verify.stored_bytes(one.artifact, one.coded)}
             Path(scratch, one.file).write_bytes(one.artifact.content)
-        verify.siblings(rows, said)
+        verify.siblings(rows, said, judged.cut if judged else None)
         if job.speed:
             say("judging: speed and memory, paired")
             for engine in job.target.engines:

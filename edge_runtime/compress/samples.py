@@ -1,6 +1,8 @@
 """Items for calibration and for judging: what the model is fed, read again each time, one at a time.
 
     FILE.npz            an array for each input of the model (its first axis counts the items), perhaps `labels` besides
+                        and, of cells of slides, `person` (whose cell it is) with `healthy` (of somebody without the
+                        disease): then slides are judged and not cells alone
     a folder            images, read as the task of a bundle or of a description (bundle.json) reads them; where the
                         images stand in folders named as the task's labels, those are their labels
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
     from edge_runtime.tensors import Array, TensorSpec
 
 LABELS = "labels"
+PERSON, HEALTHY = "person", "healthy"
 
 
 @dataclass(frozen=True)
 class Samples:
-    """`labels` int64 (N,) or None. `arrays` (N, ...) by input name, or `paths` of images with `task` to read them."""
+    """`labels` int64 (N,) or None. `arrays` (N, ...) by input name, or `paths` of images with `task` to read them.
+    `person` (N,) of text and `healthy` (N,) of bool are there together. `cut`: the task's own, from which on a single
+    number means yes; None where it has none."""
 
     name: str
     count: int
@@ -41,6 +46,9 @@ class Samples:
     task: Task | None = None
     inputs: tuple[TensorSpec, ...] = ()
     unlabelled: str = ""  # why a folder's images have no labels
+    person: NDArray[np.str_] | None = None
+    healthy: NDArray[np.bool_] | None = None
+    cut: float | None = None
 
     def feeds(self) -> Iterator[dict[str, Array]]:
         """One item each: arrays with a first axis of 1."""
@@ -72,20 +80,19 @@ class Samples:
         if count >= self.count:
             return self
         kept = np.linspace(0, self.count - 1, count).round().astype(np.int64)
-        return Samples(
-            self.name,
-            count,
-            None if self.labels is None else self.labels[kept],
-            {key: one[kept] for key, one in self.arrays.items()},
-            tuple(self.paths[place] for place in kept) if self.paths else (),
-            self.task,
-            self.inputs,
-            self.unlabelled,
+        return replace(
+            self,
+            count=count,
+            labels=None if self.labels is None else self.labels[kept],
+            arrays={key: one[kept] for key, one in self.arrays.items()},
+            paths=tuple(self.paths[place] for place in kept) if self.paths else (),
+            person=None if self.person is None else self.person[kept],
+            healthy=None if self.healthy is None else self.healthy[kept],
         )
 
     def digest(self) -> str:
         """Changes when what the model is fed changes."""
-        whole = sha256(str(self.count).encode())
+        whole = sha256(f"{self.count}{'' if self.cut is None else f' {self.cut!r}'}".encode())
         if self.arrays:
             for feed in self.batches(64):
                 for key in sorted(feed):
@@ -102,8 +109,9 @@ def load_samples(path: Path, inputs: tuple[TensorSpec, ...], about: Any = None) 
     Raises InputError: nothing there, no items, an array that is missing, of the wrong shape, or not finite; a folder
     without a task to read it.
     """
+    cut = task_cut(about)
     if path.suffix == ".npz":
-        return _from_arrays(path, inputs)
+        return replace(_from_arrays(path, inputs), cut=cut)
     if not path.is_dir():
         raise InputError(f"{path}: found no folder of images and no .npz file there, wanted one of them")
     if about is None:
@@ -111,7 +119,17 @@ def load_samples(path: Path, inputs: tuple[TensorSpec, ...], about: Any = None) 
             f"{path}: a folder of images needs a description of how they are read (size, mean, labels)",
             hint="add --like BUNDLE.edge or --like bundle.json, or give an .npz file",
         )
-    return _from_folder(path, inputs, about)
+    return replace(_from_folder(path, inputs, about), cut=cut)
+
+
+def task_cut(about: Any) -> float | None:
+    """From which logit on a slides bundle calls a cell; None for other tasks, and where there is no calibration."""
+    task = {} if about is None else about.task
+    if task.get("kind") != "slides" or not isinstance(task.get("calibration"), dict):
+        return None
+    from edge_runtime.task.verdict import Calibration
+
+    return Calibration.from_json(task["calibration"]).threshold
 
 
 def _from_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Samples:
@@ -126,6 +144,8 @@ def _from_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Samples:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as .npz: {error}") from error
     labels = found.pop(LABELS, None)
+    taken = {one.name for one in inputs}
+    of_people = {key: found.pop(key) for key in (PERSON, HEALTHY) if key in found and key not in taken}
     wanted = {one.name for one in inputs}
     if set(found) != wanted:
         raise InputError(
@@ -140,13 +160,33 @@ def _from_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Samples:
                 "on for each item: the place of its class among the outputs"
             )
         counts[LABELS] = len(labels)
+    if of_people:
+        counts |= {key: len(one) for key, one in of_people.items()} | _check_people(of_people, labels, str(path))
     if len(set(counts.values())) != 1 or not max(counts.values()):
         raise InputError(f"{path}: found {counts} items, wanted the same number, at least one, in each array")
     for spec in inputs:
         _check(found[spec.name], spec, str(path))
     found = {spec.name: found[spec.name].astype(spec.dtype, copy=False) for spec in inputs}
     kept = None if labels is None else labels.astype(np.int64)
-    return Samples(str(path), max(counts.values()), kept, found)
+    return Samples(str(path), max(counts.values()), kept, found, **of_people)
+
+
+def _check_people(found: dict[str, Array], labels: Array | None, where: str) -> dict[str, int]:
+    """How many there are of each. Raises InputError."""
+    import numpy as np
+
+    kinds = {key: (one.dtype.kind, one.ndim) for key, one in found.items()}
+    if labels is None or kinds not in ({PERSON: (text, 1), HEALTHY: ("b", 1)} for text in "US"):
+        said = ", ".join(f"{key} {one.dtype} {list(one.shape)}" for key, one in found.items())
+        said += "" if labels is not None else ", no labels"
+        raise InputError(
+            f"{where}: found {said}, wanted {LABELS}, {PERSON} (a name of text) and {HEALTHY} (bool), one for each item"
+        )
+    ill = labels[found[HEALTHY]] != 0 if len(labels) == len(found[HEALTHY]) else labels[:0]
+    if ill.any():
+        raise InputError(f"{where}: found {int(ill.sum())} items of healthy people with another label than 0")
+    found[PERSON] = found[PERSON].astype(np.str_)
+    return {key: len(one) for key, one in found.items()}
 
 
 def _check(array: Array, spec: TensorSpec, where: str) -> None:

@@ -151,7 +151,8 @@ def damaged(samples: Samples, name: str, strength: float) -> Samples:
         done = DAMAGES[name][0](pixels[:, :, 0] if grey else pixels, strength)
         made[place] = (done[:, :, None] if grey else done) * np.float32(scale) + np.float32(low)
     back = made if last else np.ascontiguousarray(np.moveaxis(made, -1, 1))
-    return Samples(f"{samples.name}, {name} {strength:g}", samples.count, samples.labels, {key: back})
+    said = f"{samples.name}, {name} {strength:g}"
+    return Samples(said, samples.count, samples.labels, {key: back}, cut=samples.cut)
 
 
 def _stacked(samples: Samples) -> dict[str, Array]:
@@ -166,7 +167,7 @@ def robustness(models: Mapping[str, Artifact], samples: Samples, batch: int = 16
     where the items have no labels. The first model is the original. Each damaged set is made once, and
     shown to all models."""
     firsts = {name: next(iter(answers(one, samples, batch).values())) for name, one in models.items()}
-    cut = cut_of(next(iter(firsts.values())))
+    cut = cut_of(next(iter(firsts.values())), samples.cut)
     clean = {name: decisions(one, cut)[:, 0] for name, one in firsts.items()}
     rows: list[dict[str, object]] = []
     for damage, (_, strengths) in DAMAGES.items():

@@ -93,7 +93,7 @@ def run_recipe(
 def _drift(artifact: Artifact, context: Context, reference: dict[str, NDArray[np.float32]] | None) -> Drift | None:
     if reference is None or context.samples is None:
         return None
-    return compare(reference, answers(artifact, context.samples.some(MOST_ITEMS), BATCH))
+    return compare(reference, answers(artifact, context.samples.some(MOST_ITEMS), BATCH), context.samples.cut)
 
 
 def _refuse_collapse(recipe: Recipe, reports: list[PassReport]) -> None:

@@ -57,7 +57,7 @@ def judge(
     said: list[Answers] = []
     for one, row in zip(artifacts, rows, strict=True):
         found = answers(one, samples, BATCH)
-        drift = compare(reference, found)
+        drift = compare(reference, found, samples.cut)
         row["drift"] = asdict(drift)
         if samples.labels is not None:
             row["scores"] = scores(found, samples.labels, drift.cut)
@@ -65,7 +65,7 @@ def judge(
     return rows, said
 
 
-def siblings(rows: Sequence[dict[str, Any]], said: Sequence[Answers]) -> None:
+def siblings(rows: Sequence[dict[str, Any]], said: Sequence[Answers], cut: float | None = None) -> None:
     """Adds "sibling" to the rows of a recipe that has a variant for each of two engines: {"engine", "agreement":
     the share of items on which the two decide alike, "largest": their difference in standard deviations}."""
     for place, row in enumerate(rows if said else ()):
@@ -73,7 +73,7 @@ def siblings(rows: Sequence[dict[str, Any]], said: Sequence[Answers]) -> None:
             if against["recipe"] == row["recipe"] and against["engine"] != row["engine"]:
                 # which of the two is measured against must not matter: the first one's spread and cut count
                 first, second = sorted((place, other))
-                drift = compare(said[first], said[second])
+                drift = compare(said[first], said[second], cut)
                 row["sibling"] = {
                     "engine": against["engine"],
                     "agreement": drift.agreement,

@@ -1,4 +1,4 @@
-"""How people differ: rates between persons, the threshold that finds the smallest infection, the limit of detection.
+"""How people differ: the threshold that finds the smallest infection, the limit of detection.
 
 A person here is a name with the scores of their cells, always from a network that never saw that person.
 """
@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaln
 
-from edge_runtime.task.chances import Spread, binomial_at_least
+from edge_runtime.compress.people import People as People
+from edge_runtime.compress.people import by_person as by_person
+from edge_runtime.compress.people import spread_at
+from edge_runtime.task.chances import binomial_at_least
 from edge_runtime.task.gate import Gate
 from edge_runtime.task.verdict import Calibration, detectable
 
 Floats = npt.NDArray[np.float32]
-_fitted: dict[tuple[bytes, bytes], Spread] = {}
-People = dict[str, Floats]  # name -> logits of that person's cells (all infected, or all of a healthy person)
 
 
 @dataclass(frozen=True)
@@ -32,54 +32,6 @@ class Choice:
     # None found is said where an infection of this share would be found: above about 2 % of red cells infected,
     # British guidelines take falciparum malaria for liable to become severe. That much must not hide behind "none".
     least_share: float = 0.02
-
-
-def by_person(scores: Floats, person: npt.NDArray[np.str_], mask: npt.NDArray[np.bool_]) -> People:
-    return {name: scores[mask & (person == name)] for name in sorted(set(person[mask].tolist()))}
-
-
-def fit_spread(called: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> Spread:
-    """Beta distribution of a rate between persons from counts (P,) of called among cells.
-
-    Not the likeliest one: with a handful of events that one is far too sure of itself. The posterior over the mean
-    (Jeffreys' prior) and the shape of the rarer side (how unequal people are: logarithm flat from 0.3 to 10, so a
-    coefficient of variation of about 1.8 to 0.3) on a grid is summed up by the beta distribution with the same mean
-    and variance of the rate of a person drawn anew.
-    """
-    means = 1 / (1 + np.exp(-np.linspace(-11, 5, 161)))
-    shapes = np.exp(np.linspace(math.log(0.3), math.log(10), 29))
-    sizes = shapes[None, :] / np.minimum(means, 1 - means)[:, None]  # alpha + beta, (means, shapes)
-    # A step of the logit grid is mean(1-mean) wide; Jeffreys' prior is the inverse square root of that.
-    weights = 0.5 * np.log(means * (1 - means))[:, None] + _log_likelihood(
-        called, cells, means[:, None] * sizes, (1 - means)[:, None] * sizes
-    )
-    weights = np.exp(weights - weights.max())
-    weights /= weights.sum()
-    mean = float((weights * means[:, None]).sum())
-    square = float((weights * (means[:, None] * (means[:, None] * sizes + 1) / (sizes + 1))).sum())
-    size = max(1.0, mean * (1 - mean) / max(square - mean * mean, 1e-12) - 1)
-    return Spread(mean * size, (1 - mean) * size)
-
-
-def _log_likelihood(
-    called: npt.NDArray[np.int64], cells: npt.NDArray[np.int64], a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Beta-binomial, for a grid of alpha and beta; people with equal counts are reckoned once."""
-    total = np.zeros_like(a)
-    pairs, times = np.unique(np.stack([called, cells]), axis=1, return_counts=True)
-    for (k, n), people in zip(pairs.T.tolist(), times.tolist(), strict=True):
-        total += people * (betaln(a + k, b + n - k) - betaln(a, b))
-    return total
-
-
-def spread_at(people: People, threshold: float) -> Spread:
-    """The spread of these people's rates; fits are kept, since leaving people out asks for the same ones again."""
-    called = np.array([(scores >= threshold).sum() for scores in people.values()])
-    cells = np.array([len(scores) for scores in people.values()])
-    key = (called.tobytes(), cells.tobytes())
-    if key not in _fitted:
-        _fitted[key] = fit_spread(called, cells)
-    return _fitted[key]
 
 
 def calibrate(
