@@ -64,7 +64,8 @@ class Job:
     """What is asked for. `model`: a file's path or a prepared artifact; `judge`: items to judge the result on (else
     those to calibrate with, and the report says so); `like`: a bundle or a bundle.json, for task, labels and
     preprocessing; `out`: an .edge file (needs `like`) or a folder; `speed`, `robust`: whether they are measured;
-    `steps`: a folder where finished steps stay, for other runs that begin alike."""
+    `steps`: a folder where finished steps stay, for other runs that begin alike; `only`: the recipes and engines that
+    are written, of those that are made; `more`: what else the report holds."""
 
     model: Path | Artifact
     recipes: tuple[Recipe, ...]
@@ -77,15 +78,28 @@ class Job:
     robust: bool = True
     resume: bool = True
     steps: Path | None = None
+    only: frozenset[tuple[str, str]] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def keep(self) -> Path:
+        """Where finished steps stay."""
+        return self.steps or self.out.with_name(f".{self.out.name}.steps")
 
 
-def compress(job: Job, *, progress: Progress | None = None, notice: Notice | None = None) -> dict[str, Any]:
-    """Carry it out; returns the report, which stands beside the result as JSON and HTML (report.py says its fields).
+@dataclass(frozen=True)
+class Ready:
+    """What a job works on, read and checked. `original` is prepared; `judged` may be `samples`."""
 
-    Finished steps are kept in a folder beside `out` until all is done: an interrupted run goes on where it was. Raises
-    EdgeError's children: everything that can be known before work is checked first. A recipe that is refused while
-    others are not stands in the report's "refused", and the others' results are written.
-    """
+    about: Bundle | None
+    source: Artifact
+    original: Artifact
+    samples: Samples | None
+    judged: Samples | None
+
+
+def read(job: Job) -> Ready:
+    """Everything that can be known before work is checked here. Raises EdgeError's children."""
     need_packages()
     about = _check(job)
     source = load_model(job.model) if isinstance(job.model, Path) else job.model
@@ -102,34 +116,50 @@ def compress(job: Job, *, progress: Progress | None = None, notice: Notice | Non
     judged = _samples(job.judge, inputs, about) or samples
     if judged is not None and judged.labels is not None and outputs[0].shape:
         check_labels(judged.labels, outputs[0].shape[-1], judged.name)
-    keep = job.steps or job.out.with_name(f".{job.out.name}.steps")
+    return Ready(about, source, original, samples, judged)
+
+
+def compress(
+    job: Job, *, ready: Ready | None = None, progress: Progress | None = None, notice: Notice | None = None
+) -> dict[str, Any]:
+    """Carry it out; returns the report, which stands beside the result as JSON and HTML (report.py says its fields).
+    `ready`: of a job that has been read.
+
+    Finished steps are kept in a folder beside `out` until all is done: an interrupted run goes on where it was. Raises
+    EdgeError's children: everything that can be known before work is checked first. A recipe that is refused while
+    others are not stands in the report's "refused", and the others' results are written.
+    """
+    if not job.recipes:
+        raise UsageError("found no recipe, wanted at least one", hint="add --recipe FILE.json")
+    ready = ready or read(job)
+    about, original, samples, judged = ready.about, ready.original, ready.samples, ready.judged
     context = Context(original, samples, job.target, progress or (lambda done, total, words: None))
     made: list[Made] = []
     steps: dict[str, tuple[PassReport, ...]] = {}
     refused: dict[str, EdgeError] = {}
     for recipe in job.recipes:
         try:
-            artifact, reports = run_recipe(original, recipe, context, keep=keep if job.resume else None, notice=notice)
-            made += _forms(recipe, artifact, job.target.engines)
+            artifact, reports = run_recipe(
+                original, recipe, context, keep=job.keep if job.resume else None, notice=notice
+            )
+            made += [one for one in forms(recipe, artifact, job.target.engines) if _wanted(one, job)]
             steps[recipe.name] = reports
         except EdgeError as error:
             _go_on(recipe.name, error, job, refused, notice)
-    originals = _forms(Recipe("original", ()), original, job.target.engines)
-    report = _report(job, source, original, samples, judged, steps, originals, made, notice)
+    originals = forms(Recipe("original", ()), original, job.target.engines)
+    report = _report(job, ready.source, original, samples, judged, steps, originals, made, notice)
     for name, collapse in _collapsed(report).items():
         _go_on(name, collapse, job, refused, notice)
-    report |= _without(report, refused)
+    report |= _without(report, refused) | dict(job.more)
     _write(job, about, report, [one for one in made if one.recipe not in refused], steps)
     if job.steps is None:
-        shutil.rmtree(keep, ignore_errors=True)
+        shutil.rmtree(job.keep, ignore_errors=True)
     return report
 
 
 def _check(job: Job) -> Bundle | None:
     """What can be refused without reading a weight. The description of `like`, where it is given."""
     names = [one.name for one in job.recipes]
-    if not names:
-        raise UsageError("found no recipe, wanted at least one", hint="add --recipe FILE.json")
     if len(set(names)) != len(names):
         raise UsageError(f"found recipes named {', '.join(names)}, wanted a name of its own for each")
     for engine in job.target.engines:
@@ -172,7 +202,11 @@ def _samples(path: Path | None, inputs: tuple[TensorSpec, ...], about: Bundle | 
     return load_samples(path, inputs, about) if path else None
 
 
-def _forms(recipe: Recipe, artifact: Artifact, engines: Sequence[str]) -> list[Made]:
+def _wanted(one: Made, job: Job) -> bool:
+    return job.only is None or (one.recipe, one.engine) in job.only
+
+
+def forms(recipe: Recipe, artifact: Artifact, engines: Sequence[str]) -> list[Made]:
     """The result for each engine: as it is for the one that reads its form, converted for LiteRT from ONNX."""
     coded = any(pass_name(one) == "code" for one in recipe.passes)
     found = []

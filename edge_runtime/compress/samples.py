@@ -168,15 +168,17 @@ def _from_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Samples:
         _check(found[spec.name], spec, str(path))
     found = {spec.name: found[spec.name].astype(spec.dtype, copy=False) for spec in inputs}
     kept = None if labels is None else labels.astype(np.int64)
-    return Samples(str(path), max(counts.values()), kept, found, **of_people)
+    return Samples(
+        str(path), max(counts.values()), kept, found, person=of_people.get(PERSON), healthy=of_people.get(HEALTHY)
+    )
 
 
 def _check_people(found: dict[str, Array], labels: Array | None, where: str) -> dict[str, int]:
     """How many there are of each. Raises InputError."""
     import numpy as np
 
-    kinds = {key: (one.dtype.kind, one.ndim) for key, one in found.items()}
-    if labels is None or kinds not in ({PERSON: (text, 1), HEALTHY: ("b", 1)} for text in "US"):
+    kinds = " ".join(f"{key} {one.dtype.kind}{one.ndim}" for key, one in sorted(found.items()))
+    if labels is None or kinds not in (f"{HEALTHY} b1 {PERSON} U1", f"{HEALTHY} b1 {PERSON} S1"):
         said = ", ".join(f"{key} {one.dtype} {list(one.shape)}" for key, one in found.items())
         said += "" if labels is not None else ", no labels"
         raise InputError(
