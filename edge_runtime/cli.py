@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Terminated:  # how a service is told to end: a loop is made for it
         _say("edge-runtime: ended as it was told to")
         return 0 if arguments.verb is _loop else 143
-    except KeyboardInterrupt:
-        _say("edge-runtime: stopped")
+    except KeyboardInterrupt as stop:
+        _say(f"edge-runtime: {stop.args[0] if stop.args else 'stopped'}")
         return 130
     except BrokenPipeError:  # `edge-runtime ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,8 +8,13 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from edge_runtime.compress.run import Job
+    from edge_runtime.profile import DeviceProfile
 
 
 def add_compress(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +38,47 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
         "--steps", type=Path, metavar="DIR", help="keep finished steps there, for runs that begin alike"
     )
     parser.add_argument("--fresh", action="store_true", help="do not take up the steps of an interrupted run")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLE
+    group = parser.add_argument_group("search", "make the model fit --device, and lose no more than --max-drop")
+    group.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="search recipes, cheapest first; this many points of the score may be lost (--recipe: search only these)",
+    )
+    group.add_argument(
+        "--score",
+        choices=("accuracy", "f1", "precision", "recall"),
+        help="which score counts (default: accuracy; f1 where a class has under a fifth of the items)",
+    )
+    group.add_argument("--minutes", type=float, metavar="N", help="go on for a better front, N minutes in all at most")
+    group.add_argument("--thorough", action="store_true", help="go on until nothing is left to try")
+    group.add_argument("--measure", action="store_true", help="time what is good enough, here, and let it count")
+    group.add_argument("--closest", action="store_true", help="write what is closest where nothing is good enough")
+    group.add_argument("--most", type=int, metavar="N", help="recipes in the bundle at most (default: 3)")
+    group.add_argument(
+        "--false-positives",
+        type=float,
+        metavar="TIMES",
+        help="slides: so many times the original's false positives at 90%% sensitivity may be (default: 1.25)",
+    )
+    group.add_argument(
+        "--detection",
+        type=float,
+        metavar="TIMES",
+        help="slides: so many times the original's limit of detection may be (default: 1.1)",
+    )
+
+
+_EXAMPLE = """\
+example: the smallest files for a tablet that lose at most half a point of accuracy
+  edge-runtime compress model.onnx --like bundle.json --calibrate train.npz --judge val.npz \\
+      --device lenovo-tab-2-a7-10 --max-drop 0.5 -o out.edge
+It ends after the class of cost in which the first answer was found, or as --minutes and --thorough say. Ctrl-C: the
+same command goes on where it was. Exit code 3: nothing is good enough; it says what is closest and what that takes.
+"""
+_SEARCH_ONLY = ("score", "minutes", "thorough", "measure", "closest", "most", "false_positives", "detection")
 
 
 def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -44,6 +90,7 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         return _list_passes(arguments.json)
     if not arguments.model or not arguments.output:
         raise UsageError("compress needs a MODEL and -o OUT", hint="edge-runtime compress --help")
+    _check_search(arguments)
     from edge_runtime.compress.recipe import Target, load_recipe
     from edge_runtime.compress.report import as_text
     from edge_runtime.compress.run import ENGINES, Job
@@ -54,7 +101,7 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         from edge_runtime.bundle import find_bundle
 
         model = find_bundle(str(model))
-    arch, engines = "", tuple(ENGINES)
+    arch, engines, profile = "", tuple(ENGINES), None
     if arguments.device:
         from edge_runtime.profile import load_profile
 
@@ -76,12 +123,62 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         resume=not arguments.fresh,
         steps=arguments.steps,
     )
+    if arguments.max_drop is not None:
+        return _search(arguments, job, profile, say)
     report = run(job, progress=_bar if sys.stderr.isatty() else None, notice=say)
     if arguments.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
         print("\n".join(as_text(report, arguments.output)))
     return 1 if report["refused"] else 0
+
+
+def _check_search(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for options that do not go together, each with the one that is missing or wrong."""
+    given = [name for name in _SEARCH_ONLY if getattr(arguments, name) not in (None, False)]
+    if arguments.max_drop is None:
+        if given:
+            words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UsageError(f"found {words} without --max-drop: they are of a search", hint="add --max-drop 0.5")
+        return
+    if not arguments.device:
+        raise UsageError("--max-drop searches for a device, found none", hint="add --device NAME: edge-runtime devices")
+    for name, least in (("max_drop", 0.0), ("minutes", 0.0), ("false_positives", 1.0), ("detection", 1.0), ("most", 1)):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value < 1e6:
+            raise UsageError(f"--{name.replace('_', '-')}: found {value:g}, wanted {least:g} or more")
+    if arguments.thorough and arguments.minutes is not None:
+        raise UsageError("found --thorough and --minutes, wanted one: how long a search goes on")
+
+
+def _search(arguments: argparse.Namespace, job: Job, profile: DeviceProfile | None, say: Callable[[str], None]) -> int:
+    """Exit code 0, or 3 where nothing is good enough."""
+    from edge_runtime.compress.report import as_text
+    from edge_runtime.compress.search import Goal, search
+    from edge_runtime.compress.slide_figures import Rules
+
+    assert profile is not None
+    rules = Rules()
+    goal = Goal(
+        device=profile,
+        max_drop=arguments.max_drop,
+        score=arguments.score,
+        rules=Rules(
+            rules.false_positives if arguments.false_positives is None else arguments.false_positives,
+            rules.detection if arguments.detection is None else arguments.detection,
+        ),
+        minutes=arguments.minutes,
+        thorough=arguments.thorough,
+        measure=arguments.measure,
+        closest=arguments.closest,
+        most=arguments.most or 3,
+    )
+    found = search(job, goal, progress=_bar if sys.stderr.isatty() else None, notice=say)
+    if arguments.json:
+        print(json.dumps(found.report or {"search": found.search}, ensure_ascii=False))
+    else:
+        print("\n".join([*found.words, *(as_text(found.report, arguments.output) if found.report else ())]))
+    return 0 if found.answers else 3
 
 
 def _bar(done: int, total: int, words: str) -> None:

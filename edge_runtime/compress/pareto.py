@@ -51,8 +51,10 @@ def spread(points: Sequence[Point], objectives: Sequence[Objective], most: int) 
     left = dict(seen)
     chosen: list[int] = []
     for which in range(len(objectives)):
-        if left and len(chosen) < most:
-            chosen.append(left.pop(min(left, key=lambda figures: (figures[which], figures))))
+        best = min(seen, key=lambda figures: (figures[which], figures), default=None)
+        if best is None or len(chosen) >= most or best[which] in {one[which] for one in seen.keys() - left.keys()}:
+            continue  # one that is taken already is as good in this
+        chosen.append(left.pop(best))
     alone = _crowding(list(seen))
     rest = sorted(left.items(), key=lambda one: (-alone[one[0]], one[1]))
     chosen += [place for _, place in rest[: max(0, most - len(chosen))]]

@@ -1,0 +1,265 @@
+"""What a search for a device tries: each technique at several strengths, and combinations of what survived alone.
+
+A family is one technique with a ladder of settings, from gentle to strong. It starts somewhere on it, goes up while the
+result keeps within the drop, and down where it does not. Combinations are of families of different slots, in the order
+of the slots: channels and ranks first, then zeros, then values, then (where PyTorch is there) a repair, then the
+numbers that are stored. Only members that survived alone are combined, and three only where each two of them survived
+(as in Agrawal and Srikant's a priori search for frequent sets, 1994), so most of the product of all ladders is never
+computed.
+
+Classes of cost, cheapest first: 0 seconds, without items; 1 with items to calibrate on; 2 a search over the layers;
+3 learning from the original's answers; 4 training with data of the user's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from edge_runtime.compress.recipe import Recipe, find_pass, pass_name, read_recipe
+from edge_runtime.errors import UsageError
+
+CLASSES = (
+    "seconds, without items",
+    "with items to calibrate on",
+    "a search over the layers",
+    "learning from the original's answers",
+    "training with data",
+)
+REPAIR = "repair"
+_MOST_TOGETHER = 4
+_TRIES = 3  # of one combination, each gentler than the one before
+
+
+@dataclass(frozen=True)
+class Family:
+    """`ladder`: (name, settings of the pass), from gentle to strong; `start`: the place on it that is tried first.
+    `alone`: it is not combined, because another family that combines is as good at what it does. `repairs`: settings of
+    a repair behind it, None where a repair would undo it."""
+
+    name: str
+    technique: str
+    slot: int
+    cost: int
+    ladder: tuple[tuple[str, Mapping[str, Any]], ...]
+    start: int = 0
+    alone: bool = False
+    repairs: Mapping[str, Any] | None = None
+
+
+def _rungs(form: Callable[[Any], str], setting: str, *values: Any) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    return tuple((form(value), {setting: value}) for value in values)
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "prune", "prune_channels", 0, 2, _rungs(lambda x: f"prune{x * 100:.0f}", "macs", 0.75, 0.5, 0.35, 0.25), 1,
+        repairs={},
+    ),
+    Family(
+        "rank", "low_rank", 0, 2, _rungs(lambda x: f"rank{x * 100:.0f}", "macs", 0.75, 0.5, 0.35, 0.25), 1, repairs={}
+    ),
+    Family(
+        "sparse", "prune_weights", 1, 0, _rungs(lambda x: f"sparse{x * 100:.0f}", "share", 0.3, 0.5, 0.7, 0.85), 1,
+        repairs={"keep_zeros": True},
+    ),
+    Family(
+        "share", "share_weights", 2, 0, _rungs(lambda x: f"share{x}", "bits", 7, 6, 5, 4, 3), 2,
+        repairs={"keep_values": True},
+    ),
+    Family("grid", "grid", 2, 2, _rungs(lambda x: f"grid{x * 100:.0f}", "limit_sd", 0.01, 0.03, 0.06, 0.1, 0.2), 2),
+    Family("half", "weights_fp16", 4, 0, (("half", {}),), alone=True),
+    Family(
+        "minifloat", "weights_minifloat", 4, 0,
+        (("e4m3", {}), ("e3m2", {"exponent": 3, "mantissa": 2}), ("e2m1", {"exponent": 2, "mantissa": 1})), alone=True,
+    ),
+    Family(
+        "weights", "weights_int", 4, 0,
+        (
+            ("w8", {"bits": 8}), ("w4b16", {"bits": 4, "block": 16}), ("w4b32", {"bits": 4, "block": 32}),
+            ("w3b32", {"bits": 3, "block": 32}),
+        ),
+    ),
+    Family("dynamic", "dynamic_w8a8", 4, 1, (("dynamic", {}),)),
+    Family(
+        "static", "static_w8a8", 4, 1, (("static_mse", {"method": "mse", "bias_correction": True}), ("static", {})), 1
+    ),
+    Family("mixed", "mixed", 4, 1, _rungs(lambda x: f"mixed{x * 100:.0f}", "limit_sd", 0.02, 0.05, 0.1), 1),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One recipe to judge. `parts`: (family, place on its ladder), in order; none for a recipe of the user's. `coded`:
+    whether its weights are entropy-coded in the bundle; both ways cost one run."""
+
+    recipe: Recipe
+    cost: int
+    parts: tuple[tuple[str, int], ...] = ()
+    coded: tuple[bool, ...] = (False, True)
+    ending: str = "_coded"
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    def written(self, coded: bool) -> Recipe:
+        """The recipe as the bundle and its report have it."""
+        if not coded:
+            return self.recipe
+        return Recipe(self.name + self.ending, (*self.recipe.passes, find_pass("code")()))
+
+
+def as_is(coded: Sequence[bool]) -> Candidate:
+    """The model unchanged: what all others are compared with."""
+    return Candidate(Recipe("as_is", ()), 0, (), tuple(coded))
+
+
+def of_recipe(recipe: Recipe) -> Candidate:
+    """A recipe of the user's: coded where it says so. Its class is that of its most expensive step."""
+    names = [pass_name(one) for one in recipe.passes]
+    known = {one.technique: one.cost for one in FAMILIES} | {REPAIR: 3, "code": 0}
+    coded = "code" in names
+    plain = Recipe(recipe.name, tuple(one for one in recipe.passes if pass_name(one) != "code"))
+    return Candidate(plain, max((known.get(name, 4) for name in names), default=0), (), (coded,), "")
+
+
+@dataclass
+class Board:
+    """What was tried and what comes next. `drop`: that is allowed, in points. `learns`: whether PyTorch is there."""
+
+    form: str
+    has_items: bool
+    drop: float
+    coded: tuple[bool, ...] = (False, True)
+    families: tuple[Family, ...] = FAMILIES
+    learns: bool = field(default_factory=lambda: importlib.util.find_spec("torch") is not None)
+    _told: dict[tuple[tuple[str, int], ...], tuple[str, float]] = field(default_factory=dict)
+    _named: dict[str, Family] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._named = {one.name: one for one in self.families}
+
+    def tell(self, candidate: Candidate, kept: bool, drop: float | None) -> None:
+        """What became of it: whether it keeps within the drop; `drop` None where there is no result at all."""
+        self._told[candidate.parts] = ("kept" if kept else "lost" if drop is not None else "gone", drop or 0.0)
+
+    def next(self, cost: int) -> Candidate | None:
+        """The next candidate of this class; None where the class is done, until more is told."""
+        for parts in self._wanted(cost):
+            if parts in self._told:
+                continue
+            made = self._make(parts, cost)
+            if made is not None:
+                return made
+            self._told[parts] = ("gone", 0.0)
+        return None
+
+    # ------------------------------------------------------------ what is wanted
+
+    def _wanted(self, cost: int) -> Iterator[tuple[tuple[str, int], ...]]:
+        for family in self.families:
+            if family.cost == cost:
+                yield from self._climb(family)
+        usable = [one for one in self.families if not one.alone and one.cost <= cost]
+        for size in range(2, _MOST_TOGETHER + 1):
+            for some in combinations(sorted(usable, key=lambda one: one.slot), size):
+                if len({one.slot for one in some}) == size:
+                    yield from self._together(tuple(one.name for one in some))
+        if cost == 3 and self.learns and self.has_items:
+            yield from self._repaired()
+
+    def _climb(self, family: Family) -> Iterator[tuple[tuple[str, int], ...]]:
+        """From the start up while it is kept; down from it until it is."""
+        place = family.start
+        first = self._fate((family.name, place))
+        yield ((family.name, place),)
+        step = 1 if first == "kept" else -1
+        while first is not None and 0 <= place + step < len(family.ladder):
+            if (self._fate((family.name, place)) == "kept") != (step == 1):
+                return
+            place += step
+            yield ((family.name, place),)
+            if self._fate((family.name, place)) is None:
+                return
+
+    def _fate(self, *parts: tuple[str, int]) -> str | None:
+        return self._told.get(parts, (None, 0.0))[0]
+
+    def _kept(self, names: tuple[str, ...]) -> list[tuple[tuple[str, int], ...]]:
+        """Settings of these families together that were kept, gentle ones first."""
+        wanted = len(names)
+        return sorted(
+            parts
+            for parts, (fate, _) in self._told.items()
+            if fate == "kept" and len(parts) == wanted and tuple(name for name, _ in parts) == names
+        )
+
+    def _together(self, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, int], ...]]:
+        """The strongest that the members allow; gentler where that is lost."""
+        less = [self._kept(some) for some in combinations(names, len(names) - 1)]
+        if not all(less) or self._kept(names):
+            return
+        places = {name: min(dict(one[-1])[name] for one in less if name in dict(one[-1])) for name in names}
+        if len(names) == 2:
+            places = self._within(places)
+        for _ in range(_TRIES):
+            parts = tuple(places.items())
+            yield parts
+            if self._fate(*parts) in ("kept", None):
+                return
+            gentler = [name for name in names if ((name, places[name] - 1),) in self._told and places[name] > 0]
+            gentler = [name for name in gentler if self._fate((name, places[name] - 1)) == "kept"]
+            if not gentler:
+                return
+            places[max(gentler, key=lambda name: self._told[((name, places[name]),)][1])] -= 1
+
+    def _within(self, places: dict[str, int]) -> dict[str, int]:
+        """Gentler settings of two, until what they lose alone adds up to no more than is allowed."""
+        places = dict(places)
+        while sum(max(0.0, self._told[((name, place),)][1]) for name, place in places.items()) > self.drop:
+            lower = [name for name, place in places.items() if self._fate((name, place - 1)) == "kept"]
+            if not lower:
+                break
+            places[max(lower, key=lambda name: self._told[((name, places[name]),)][1])] -= 1
+        return places
+
+    def _repaired(self) -> Iterator[tuple[tuple[str, int], ...]]:
+        """The gentlest setting that was lost, repaired; and with numbers of fewer bits behind it."""
+        for family in self.families:
+            if family.repairs is None:
+                continue
+            lost = [n for n in range(len(family.ladder)) if self._fate((family.name, n)) == "lost"]
+            if not lost:
+                continue
+            mended = ((family.name, lost[0]), (REPAIR, 0))
+            yield mended
+            if self._fate(*mended) != "kept":
+                continue
+            for other in self.families:
+                if other.slot > 3 and not other.alone and (kept := self._kept((other.name,))):
+                    yield (*mended, kept[-1][0])
+
+    # ------------------------------------------------------------ recipes
+
+    def _make(self, parts: tuple[tuple[str, int], ...], cost: int) -> Candidate | None:
+        """None where it cannot work on this model, which its forms and its items say on paper."""
+        names, steps = [], []
+        for name, place in parts:
+            if name == REPAIR:
+                names.append(REPAIR)
+                steps.append({"pass": REPAIR} | dict(self._named[parts[0][0]].repairs or {}))
+                continue
+            label, settings = self._named[name].ladder[place]
+            names.append(label)
+            steps.append({"pass": self._named[name].technique} | dict(settings))
+        recipe = read_recipe({"name": "-".join(names), "passes": steps}, "search")
+        try:
+            recipe.check(self.form, self.has_items)
+        except UsageError:
+            return None
+        return dataclasses.replace(Candidate(recipe, cost, parts), coded=self.coded)

@@ -1,0 +1,406 @@
+"""`compress --device NAME --max-drop POINTS`: make this model fit that device, and lose no more than this.
+
+Candidates (candidates.py) are judged class by class, cheapest first. Constraint first: one that cannot fit the
+profile's budget on paper is not made (paper.py). What keeps within the drop and fits is an answer. Of an engine's files
+the Pareto front in stored bytes, memory, latency (MACs where nothing is known of it) and score is kept; answers on it,
+spread over it, are written as the variants of one bundle, for each engine of the device.
+
+When it ends: by itself after the class of cost in which the first answer was found, since what else costs as little may
+be better; with `minutes`, after so many, going on for a better front until then; with `thorough`, when nothing is left
+to try. Whatever was judged is in a file, so an interrupted search goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.budget import ESTIMATED, MEASURED, Cost, objections
+from edge_runtime.compress import slide_figures
+from edge_runtime.compress.candidates import CLASSES, FAMILIES, Board, Candidate, Family, as_is, of_recipe
+from edge_runtime.compress.judging import Bench, Judged, Record, Row
+from edge_runtime.compress.paper import Facts, Place
+from edge_runtime.compress.pareto import Objective, front, spread
+from edge_runtime.compress.recipe import Context, Progress
+from edge_runtime.compress.run import Job, Ready, compress, read
+from edge_runtime.compress.search_words import counted, nearest, no_answer, summary
+from edge_runtime.compress.steps import Notice
+from edge_runtime.errors import UsageError
+from edge_runtime.units import format_bytes
+
+if TYPE_CHECKING:
+    from edge_runtime.compress.samples import Samples
+    from edge_runtime.profile import DeviceProfile
+
+SCORES = ("accuracy", "f1", "precision", "recall")
+RARE = 0.2  # a class with a smaller share of the items: then F1 counts, which "always no" does not raise
+_MOST_TIMED = 12
+OBJECTIVES = (
+    Objective("stored_bytes"),
+    Objective("ram_mib"),
+    Objective("work"),
+    Objective("score", more=True),
+)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`max_drop`: in points of the score (None: F1 where a class is rare, else accuracy); `minutes`, `thorough`: how
+    long (see above); `measure`: time the answers here; `closest`: write what is closest where nothing is good enough;
+    `most`: recipes in the bundle."""
+
+    device: DeviceProfile
+    max_drop: float
+    score: str | None = None
+    rules: slide_figures.Rules = field(default_factory=slide_figures.Rules)
+    minutes: float | None = None
+    thorough: bool = False
+    measure: bool = False
+    closest: bool = False
+    most: int = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """`report` is compress's own, with "search" in it; None where nothing was written. `answers`: how many are good
+    enough; `words`: what a person reads of the search."""
+
+    search: dict[str, Any]
+    report: dict[str, Any] | None
+    answers: int
+    words: tuple[str, ...]
+
+
+Point = dict[str, Any]
+
+
+def search(
+    job: Job,
+    goal: Goal,
+    *,
+    progress: Progress | None = None,
+    notice: Notice | None = None,
+    families: tuple[Family, ...] = FAMILIES,
+) -> Found:
+    """`job.recipes`: where there are any, these are the candidates. Raises EdgeError's children; KeyboardInterrupt with
+    words that say how it goes on."""
+    ready = read(job)
+    run = _Search(job, goal, ready, notice or (lambda words: None), progress, families)
+    try:
+        return run.go()
+    except KeyboardInterrupt as stop:
+        run.stopped(stop)
+        raise
+
+
+class _Search:
+    def __init__(
+        self,
+        job: Job,
+        goal: Goal,
+        ready: Ready,
+        say: Notice,
+        progress: Progress | None,
+        families: tuple[Family, ...],
+    ) -> None:
+        self.job, self.goal, self.ready, self.say, self.progress = job, goal, ready, say, progress
+        self.judged = _items(ready)
+        self.score, self.why_score = _score(goal.score, self.judged)
+        task = str(ready.about.task.get("kind")) if ready.about else None
+        self.places = {name: Place(goal.device, name, task) for name in job.target.engines}
+        context = Context(ready.original, ready.samples, job.target, progress or (lambda done, total, words: None))
+        if not job.resume:
+            shutil.rmtree(job.keep, ignore_errors=True)
+        self.bench = Bench(ready, job, self.places, context, self.judged)
+        self.record = Record(job.keep, ready, job)
+        self.facts = Facts.of(ready.original)
+        coded = (False, True) if job.out.suffix == ".edge" else (False,)
+        self.board = Board(ready.original.form, ready.samples is not None, goal.max_drop, coded, families)
+        self.first = as_is(coded)
+        self.start = time.monotonic()
+        self.baseline: dict[str, Row] = {}
+        self.tried: list[tuple[Candidate, Judged]] = []
+        self.on_paper: dict[str, str] = {}
+        self.points: list[Point] = []
+        self.ended = ""
+
+    # ------------------------------------------------------------ the walk
+
+    def go(self) -> Found:
+        self._try(self.first)
+        self.baseline = {row["engine"]: row for row in reversed(self.tried[0][1].rows)}
+        self.points = self._points()
+        if self.job.recipes:
+            self._walk_given()
+        else:
+            self._walk()
+        self._time_answers()
+        return self._finish()
+
+    def _walk_given(self) -> None:
+        for candidate in sorted(map(of_recipe, self.job.recipes), key=lambda one: one.cost):
+            if self._late():
+                return
+            self._try(candidate)
+        self.ended = "the recipes given were all judged"
+
+    def _walk(self) -> None:
+        for cost, about in enumerate(CLASSES):
+            number = 0
+            while (candidate := self.board.next(cost)) is not None:
+                if self._late():
+                    return
+                if not number:
+                    self.say(f"class {cost}: {about}")
+                number += 1
+                kept, drop = self._try(candidate)
+                self.board.tell(candidate, kept, drop)
+            open_ended = self.goal.thorough or self.goal.minutes is not None
+            if self._answers() and number and not open_ended:
+                self.ended = f"class {cost} ({about}) was the first with an answer, and is done"
+                return
+        self.ended = "nothing was left to try"
+
+    def _late(self) -> bool:
+        minutes = self.goal.minutes
+        if minutes is None or time.monotonic() - self.start < 60 * minutes:
+            return False
+        self.ended = f"{minutes:g} minutes were over"
+        return True
+
+    def _try(self, candidate: Candidate) -> tuple[bool, float | None]:
+        """Whether some row keeps within the drop, and the least drop; None where there is no result."""
+        if candidate is not self.first and (why := self._never_fits(candidate)):
+            self.on_paper[candidate.name] = why
+            self.say(f"{candidate.name}: not made: {why}")
+            return False, None
+        judged = self.record.find(candidate)
+        if judged is None:
+            judged = self.bench.judge(candidate, lambda words: None)
+            self.record.add(candidate, judged)
+        self.tried.append((candidate, judged))
+        if candidate is self.first:
+            if judged.error:
+                raise UsageError(judged.error)
+            return True, 0.0
+        self.points = self._points()
+        own = [one for one in self.points if one["recipe"] == candidate.name]
+        self.say(self._line(candidate, judged, own))
+        if not own:
+            return False, None
+        best = min(own, key=lambda one: (len(one["lost"]), one["drop"]))
+        return not best["lost"], best["drop"]
+
+    def _never_fits(self, candidate: Candidate) -> str:
+        """The objections on paper, where every file that it could give has some."""
+        against: list[str] = []
+        for engine, place in self.places.items():
+            unchanged = _cost(self.baseline[engine])
+            for coded in candidate.coded:
+                cost = place.least(candidate.recipe, coded, unchanged, self.facts)
+                found = objections(cost, self.goal.device.budget)
+                if not found:
+                    return ""
+                against += [f"{engine}: {one}" for one in found]
+        return "; ".join(dict.fromkeys(against))
+
+    def _line(self, candidate: Candidate, judged: Judged, own: Sequence[Point]) -> str:
+        taken = ", taken up" if judged.resumed else f", {judged.seconds:.0f} s"
+        if not own:
+            return f"{candidate.name}{taken}: {judged.error}"
+        best = min(own, key=lambda one: (len(one["misses"]), one["stored_bytes"]))
+        words = f"{format_bytes(best['stored_bytes'])}, {format_bytes(best['ram_bytes'])} RAM, {counted(best['drop'])}"
+        return f"{candidate.name}{taken}: {words}{': ' + '; '.join(best['misses']) if best['misses'] else ''}"
+
+    # ------------------------------------------------------------ points
+
+    def _points(self) -> list[Point]:
+        found = [self._point(candidate, judged, row) for candidate, judged in self.tried for row in judged.rows]
+        timed = all(one["latency_ms"] is not None for one in found if not one["misses"])
+        for one in found:  # milliseconds and MACs are no one figure
+            latency = one["latency_ms"]
+            one["work"] = one["macs"] if not timed else None if latency is None else float(f"{latency:.2g}")
+        for engine in self.places:
+            own = [one for one in found if one["engine"] == engine]
+            for one, stands in zip(own, front(own, OBJECTIVES), strict=True):
+                one["front"] = stands
+        return found
+
+    def _point(self, candidate: Candidate, judged: Judged, row: Row) -> Point:
+        before = self.baseline.get(row["engine"], row)
+        drop, score = self._drop(before, row)
+        lost: list[str] = []
+        if drop > self.goal.max_drop + 1e-9:
+            lost.append(f"loses {counted(drop)}, allowed {self.goal.max_drop:g}")
+        if row["slide"] and before["slide"]:
+            lost += self.goal.rules.broken(before["slide"], row["slide"])
+        over = objections(_cost(row), self.goal.device.budget)
+        return {
+            **row,
+            "name": candidate.written(row["coded"]).name,
+            "recipe": candidate.name,
+            "class": candidate.cost,
+            "seconds": judged.seconds,
+            "score": score,
+            "drop": drop,
+            "lost": lost,
+            "misses": [*lost, *over],
+            # what the front goes by: predictions and scores are not known more finely than this
+            "ram_mib": round(row["ram_bytes"] / 2**20),
+        }
+
+    def _drop(self, before: Row, row: Row) -> tuple[float, float]:
+        """In points, with the score. Of slides the larger of that at the threshold and that where classes are alike."""
+        if row["scores"] is None:
+            kept = row["drift"]["agreement"]
+            return 100 * (1 - kept), kept
+        drop = 100 * (before["scores"][self.score] - row["scores"][self.score])
+        if row["slide"] and before["slide"] and self.score == "accuracy":
+            drop = max(drop, 100 * (before["slide"]["accuracy_at_0"] - row["slide"]["accuracy_at_0"]))
+        return round(drop, 6), row["scores"][self.score]
+
+    def _answers(self) -> list[Point]:
+        return [one for one in self.points if not one["misses"]]
+
+    # ------------------------------------------------------------ the end
+
+    def _time_answers(self) -> None:
+        """`measure`: every answer and the original in turn in one run, on this machine."""
+        if not self.goal.measure:
+            return
+        from edge_runtime.compress.timed import time_rows
+
+        wanted = sorted(self._answers(), key=lambda one: (not one["front"], one["stored_bytes"]))
+        names = {one["recipe"] for one in wanted[:_MOST_TIMED]}
+        self.say(f"timing {len(names)} candidates here")
+        chosen = [pair for pair in self.tried if pair[0].name in names or pair[0] is self.first]
+        timed = dict(time_rows(chosen, self.bench))
+        self.tried = [(one, timed.get(one, judged)) for one, judged in self.tried]
+        self.baseline = {row["engine"]: row for row in reversed(self.tried[0][1].rows)}
+        self.points = self._points()
+
+    def _finish(self) -> Found:
+        answers, plain = self._answers(), self._plain()
+        good = answers or (nearest(self.points, plain) if self.goal.closest else [])
+        chosen = _choose(good, self.goal)
+        for one in self.points:
+            one["chosen"] = any(one is other for other in chosen)
+        words = self._words(plain, answers)
+        if not chosen:
+            return Found(plain, None, 0, words)
+        self.say(f"writing {', '.join(sorted({one['name'] for one in chosen}))}")
+        by_name = {one.written(coded).name: one.written(coded) for one, _ in self.tried for coded in one.coded}
+        last = replace(
+            self.job,
+            recipes=tuple(by_name[name] for name in dict.fromkeys(one["name"] for one in chosen)),
+            only=frozenset((one["name"], one["engine"]) for one in chosen),
+            resume=True,
+            more={"search": plain},
+        )
+        report = compress(last, ready=self.ready, progress=self.progress, notice=self.say)
+        return Found(plain, report, len(answers), words)
+
+    def _plain(self) -> dict[str, Any]:
+        budget = self.goal.device.budget
+        about = self.ready.about
+        why_not = slide_figures.why_not(about.task, self.judged) if about else None
+        gone = {candidate.name: judged.error for candidate, judged in self.tried if judged.error}
+        return {
+            "device": self.goal.device.name,
+            "arch": self.goal.device.arch,
+            "budget": {
+                "ram_bytes": budget.ram_bytes,
+                "storage_bytes": budget.storage_bytes,
+                "latency_ms": budget.latency_ms,
+            },
+            "max_drop": self.goal.max_drop,
+            "score": self.score,
+            "score_why": self.why_score,
+            "slides": {"not_judged": why_not} if why_not else self._slides(),
+            "ended": self.ended,
+            "seconds": round(time.monotonic() - self.start, 1),
+            "judged": len(self.tried),
+            "taken_up": sum(judged.resumed for _, judged in self.tried),
+            "on_paper": dict(self.on_paper),
+            "gone": gone,
+            "answers": len(self._answers()),
+            "points": self.points,
+        }
+
+    def _slides(self) -> dict[str, Any] | None:
+        first = next(iter(self.baseline.values()))
+        if not first["slide"]:
+            return None
+        rules = self.goal.rules
+        return {"original": first["slide"], "false_positives": rules.false_positives, "detection": rules.detection}
+
+    def _words(self, plain: Mapping[str, Any], answers: Sequence[Point]) -> tuple[str, ...]:
+        made = summary(plain)
+        if answers:
+            return tuple(made)
+        return (*made, *no_answer(plain, self.points, self.goal.closest))
+
+    def stopped(self, stop: KeyboardInterrupt) -> None:
+        """The one line that a person reads after Ctrl-C."""
+        if not stop.args:
+            stop.args = (
+                f"stopped: {len(self.tried)} candidates are judged and kept in {self.job.keep}; the same command goes "
+                "on from there",
+            )
+
+
+def _choose(points: Sequence[Point], goal: Goal) -> list[Point]:
+    """The files of at most `goal.most` recipes: spread over the front of the device's first engine that has answers,
+    and the same recipes' for its other engines; as many as its storage holds together, the smallest first."""
+    engines = [one for one in goal.device.engines if any(point["engine"] == one for point in points)]
+    names: list[str] = []
+    for engine in engines or sorted({point["engine"] for point in points}):
+        own = [one for one in points if one["engine"] == engine]
+        if not {one["name"] for one in own} & set(names):
+            names += [own[place]["name"] for place in spread(own, OBJECTIVES, 1 if names else goal.most)]
+    files = {name: [one for one in points if one["name"] == name] for name in names}
+    chosen: list[Point] = []
+    stored = 0
+    for name in sorted(names, key=lambda name: min(one["stored_bytes"] for one in files[name])):
+        stored += sum(one["stored_bytes"] for one in files[name])
+        if chosen and stored > goal.device.budget.storage_bytes:
+            break
+        chosen += files[name]
+    return chosen
+
+
+def _cost(row: Row) -> Cost:
+    basis = MEASURED if row.get("measured_here") else ESTIMATED
+    return Cost(row["ram_bytes"], row["stored_bytes"], row["latency_ms"], None, basis, row["basis"])
+
+
+def _items(ready: Ready) -> Samples:
+    if ready.judged is None:
+        raise UsageError(
+            "found no items to judge with, wanted some: a drop is judged on them",
+            hint="add --judge DATA, or at least --calibrate DATA",
+        )
+    return ready.judged
+
+
+def _score(asked: str | None, samples: Samples) -> tuple[str, str]:
+    """(which, why)."""
+    import numpy as np
+
+    if samples.labels is None:
+        if asked:
+            raise UsageError(
+                f"found the score {asked} and items without labels, wanted labels",
+                hint="add --judge DATA with labels",
+            )
+        return "decisions kept", "the items have no labels"
+    if asked:
+        return asked, "asked for"
+    rarest = float(np.unique(samples.labels, return_counts=True)[1].min()) / samples.count
+    if rarest < RARE and not math.isclose(rarest, 1.0):
+        return "f1", f"the rarest class has {rarest:.1%} of the items"
+    return "accuracy", "no class is rare"

@@ -1,0 +1,108 @@
+"""What a person reads of a search for a device: how it ended, what was chosen, and what it would take where nothing was
+good enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edge_runtime.units import format_bytes, format_ms
+
+Point = Mapping[str, Any]
+
+
+def counted(points: float) -> str:
+    """0.125 -> "0.13 points"."""
+    return f"{points:.2f} points"
+
+
+def summary(plain: Mapping[str, Any]) -> list[str]:
+    paper, gone = len(plain["on_paper"]), len(plain["gone"])
+    made = f"{plain['device']}: {plain['answers']} of {len(plain['points'])} files fit and keep within"
+    made += f" {plain['max_drop']:g} points of {plain['score']} ({plain['score_why']})"
+    walk = f"{plain['judged']} candidates in {plain['seconds']:.0f} s"
+    walk += f", {plain['taken_up']} of them from an earlier run" if plain["taken_up"] else ""
+    walk += f"; {paper} could not fit on paper and were not made" if paper else ""
+    walk += f"; {gone} gave nothing" if gone else ""
+    lines = [made, f"{walk}; it ended because {plain['ended']}"]
+    if plain["slides"] and "not_judged" in plain["slides"]:
+        lines.append(f"mind: {plain['slides']['not_judged']}")
+    return lines
+
+
+def lacking(point: Point, plain: Mapping[str, Any]) -> dict[str, float]:
+    """By how much it misses what was asked for, as shares of that; empty where it does not."""
+    budget, found = plain["budget"], {}
+    for key, name in (("ram_bytes", "memory"), ("stored_bytes", "storage"), ("latency_ms", "latency")):
+        allowed = budget["storage_bytes" if name == "storage" else key]
+        if allowed and point[key] is not None and point[key] > allowed:
+            found[name] = point[key] / allowed - 1
+    if point["drop"] > plain["max_drop"] + 1e-9:
+        found["drop"] = (point["drop"] - plain["max_drop"]) / max(plain["max_drop"], 0.1)
+    if any(one.startswith("slides:") for one in point["lost"]):
+        found["slides"] = 1.0
+    return found
+
+
+def nearest(points: Sequence[Point], plain: Mapping[str, Any]) -> list[Any]:
+    """Those that miss the fewest things, and of them the one that misses by least; with its recipe's other files that
+    miss no more."""
+    if not points:
+        return []
+
+    def far(one: Point) -> tuple[int, float]:
+        return len(one["misses"]), sum(lacking(one, plain).values())
+
+    best = min(points, key=far)
+    return [one for one in points if one["name"] == best["name"] and len(one["misses"]) <= len(best["misses"])]
+
+
+def no_answer(plain: Mapping[str, Any], points: Sequence[Point], written: bool) -> list[str]:
+    """What is closest, and what it would take: by a larger drop, by a larger budget."""
+    lines = [f"nothing fits {plain['device']} and keeps within {plain['max_drop']:g} points"]
+    gaps = [(one, lacking(one, plain)) for one in points]
+    fitting = [(one, gap) for one, gap in gaps if set(gap) <= {"drop", "slides"}]
+    keeping = [(one, gap) for one, gap in gaps if not set(gap) & {"drop", "slides"}]
+    if fitting:
+        one, gap = min(fitting, key=lambda pair: (len(pair[1]), sum(pair[1].values())))
+        lines.append(f"closest: {_said(one)}: {_takes_drop(one, gap)}")
+    if keeping:
+        one, gap = min(keeping, key=lambda pair: (len(pair[1]), sum(pair[1].values())))
+        lines.append(f"{'or' if fitting else 'closest'}: {_said(one)}: {_takes_room(one, gap, plain)}")
+    if not fitting and not keeping and gaps:
+        one, gap = min(gaps, key=lambda pair: (len(pair[1]), sum(pair[1].values())))
+        lines.append(f"closest: {_said(one)}: {_takes_drop(one, gap)}, and {_takes_room(one, gap, plain)}")
+    lines += [f"{name} was not made: {why}" for name, why in list(plain["on_paper"].items())[:3]]
+    if not written:
+        lines.append("no bundle was written; --closest writes the closest all the same")
+    return lines
+
+
+def _said(one: Point) -> str:
+    words = f"{one['name']} on {one['engine']}: drop {counted(one['drop'])}, {format_bytes(one['stored_bytes'])} stored"
+    return f"{words}, {format_bytes(one['ram_bytes'])} RAM"
+
+
+def _takes_drop(one: Point, gap: Mapping[str, float]) -> str:
+    ways = []
+    if "drop" in gap:
+        ways.append(f"allow --max-drop {math.ceil(10 * one['drop']) / 10:g}")
+    if "slides" in gap:
+        ways += [word.removeprefix("slides: ") for word in one["lost"] if word.startswith("slides:")]
+    return "; ".join(ways)
+
+
+def _takes_room(one: Point, gap: Mapping[str, float], plain: Mapping[str, Any]) -> str:
+    budget, ways = plain["budget"], []
+    if "memory" in gap:
+        more = one["ram_bytes"] - budget["ram_bytes"]
+        ways.append(f"it takes {format_bytes(more)} more RAM than the {format_bytes(budget['ram_bytes'])} allowed")
+    if "storage" in gap:
+        more = one["stored_bytes"] - budget["storage_bytes"]
+        ways.append(
+            f"it takes {format_bytes(more)} more storage than the {format_bytes(budget['storage_bytes'])} allowed"
+        )
+    if "latency" in gap:
+        ways.append(f"it takes {format_ms(one['latency_ms'])}, allowed {format_ms(budget['latency_ms'])}")
+    return "; ".join(ways)
