@@ -230,8 +230,16 @@ def front(points: Sequence[tuple[float, ...]]) -> list[bool]:
     return [one in standing for one in points]
 
 
-def plane(spots: Sequence[Spot], across: Axis, up: Axis, names: tuple[str, str], height: int = 300) -> str:
-    """A scatter plot with its front drawn as stairs. `names`: of the axes, units included."""
+def plane(
+    spots: Sequence[Spot],
+    across: Axis,
+    up: Axis,
+    names: tuple[str, str],
+    height: int = 300,
+    limits: tuple[float | None, float | None] = (None, None),
+) -> str:
+    """A scatter plot with its front drawn as stairs. `names`: of the axes, units included; `limits`: what is allowed
+    along and up, as lines."""
     left, width, top, bottom = 15.0, 82.0, 22.0, height - 34.0
 
     def place(x: float, y: float) -> Point:
@@ -245,6 +253,11 @@ def plane(spots: Sequence[Spot], across: Axis, up: Axis, names: tuple[str, str],
     for tick in up.ticks():
         _, y = place(across.low, tick)
         parts.append(line(left, y, left + width, y, "grid") + text(left - 1.5, y + 4, up.form(tick), anchor="end"))
+    if limits[0] is not None:
+        parts.append(line(place(limits[0], up.low)[0], top, place(limits[0], up.low)[0], bottom, "limit"))
+    if limits[1] is not None:
+        y = place(across.low, limits[1])[1]
+        parts.append(line(left, y, left + width, y, "limit"))
     stairs = _stairs(spots, across, up)
     parts.append(_stretched(f'<polyline class="front" points="{stairs}"/>', left, width, top, bottom - top))
     taken: list[Point] = []

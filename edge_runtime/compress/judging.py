@@ -27,7 +27,7 @@ from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.scores import scores
 from edge_runtime.compress.steps import CollapseError, Notice, run_recipe
 from edge_runtime.digest import sha256
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, UsageError
 from edge_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 RECORD = "search.jsonl"
+RARE = 0.2  # a class with a smaller share of the items: then F1 counts, which "always no" does not raise
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,35 @@ class Bench:
         if calibration is None or self.judged.person is None:
             return None
         return slide_figures.figures(output, self.judged, calibration)
+
+
+def items_of(ready: Ready) -> Samples:
+    """What is judged on. Raises UsageError."""
+    if ready.judged is None:
+        raise UsageError(
+            "found no items to judge with, wanted some: a drop is judged on them",
+            hint="add --judge DATA, or at least --calibrate DATA",
+        )
+    return ready.judged
+
+
+def score_for(asked: str | None, samples: Samples) -> tuple[str, str]:
+    """(which, why): of items with labels the one asked for, else F1 where a class is rare."""
+    import numpy as np
+
+    if samples.labels is None:
+        if asked:
+            raise UsageError(
+                f"found the score {asked} and items without labels, wanted labels",
+                hint="add --judge DATA with labels",
+            )
+        return "decisions kept", "the items have no labels"
+    if asked:
+        return asked, "asked for"
+    rarest = float(np.unique(samples.labels, return_counts=True)[1].min()) / samples.count
+    if rarest < RARE:
+        return "f1", f"the rarest class has {rarest:.1%} of the items"
+    return "accuracy", "no class is rare"
 
 
 # ---------------------------------------------------------------- what was judged before

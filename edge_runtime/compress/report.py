@@ -16,7 +16,10 @@ One file: no network, no script, no font. The report's own fields (JSON, schema 
     steps           {recipe: [steps.PassReport]};  recipes: as given, every setting written out
     layers          {recipe: [{"name", "change_sd"}]}
     robustness      null or {"items", "measure", "rows": [{"damage", "strength", a share by variant}]}
+    slides          null; of a slides bundle {"not_judged": why}, or {"threshold"} with "slide" in each variant, whose
+                    fields slide_figures.py says
     refused         {recipe: why}: of several recipes, those that gave nothing
+    search          only of a search for a device: search_report.py says its fields
     bundle          only where one was made: {"path", "bytes", "digest"}
 """
 
@@ -31,6 +34,7 @@ from edge_runtime.bench import plots
 from edge_runtime.bench.html import page
 from edge_runtime.bench.plots import Lane, axis, box, escape, lanes
 from edge_runtime.bench.sections import section
+from edge_runtime.compress.search_report import searched
 from edge_runtime.units import format_bytes
 
 Plain = Mapping[str, Any]
@@ -46,6 +50,7 @@ def as_page(report: Plain) -> str:
             f"<header><h1>{escape(title)}</h1>{_about(report)}</header>",
             _answer(report),
             _warnings(report),
+            searched(report["search"]) if "search" in report else "",
             _sizes(report),
             _front(report),
             _table(report),
@@ -138,6 +143,9 @@ def warnings(report: Plain) -> list[str]:
             found.append(
                 f"{row['name']}: coded size; a folder gets the engine's file of {format_bytes(row['file_bytes'])}."
             )
+    if "not_judged" in (report.get("slides") or {}):
+        why = report["slides"]["not_judged"]
+        found.append(f"{why[0].upper()}{why[1:]}.")
     if not judged:
         found.append("Not judged on any items: how far the answers change is not known. Give some: --judge.")
     return found
@@ -328,6 +336,11 @@ def as_text(report: Plain, out: Path) -> list[str]:
             words.append(f"change {drift['mean']:.4f} sd, {drift['agreement']:.1%} kept")
         if found:
             words.append(f"accuracy {found['accuracy']:.2%}, F1 {found['f1']:.2%}")
+        if slide := row.get("slide"):
+            words.append(
+                f"slides: {slide['false_positives']} of {slide['healthy_cells']} healthy cells called at 90 % "
+                f"sensitivity, finds {1000 * slide['detectable']['5000']:.1f} of 1,000"
+            )
         if speed.get("ratio"):
             words.append(f"{speed['ratio']:.2f} of the original's time on {row['engine']}")
         made.append("  ".join(words))

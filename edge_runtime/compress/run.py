@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle import Bundle, load_bundle
-from edge_runtime.compress import verify
+from edge_runtime.compress import slide_figures, verify
 from edge_runtime.compress.artifact import Artifact, need_packages, slim
 from edge_runtime.compress.code import for_bundle
 from edge_runtime.compress.costs import foresee
@@ -132,7 +132,7 @@ def compress(
     if not job.recipes:
         raise UsageError("found no recipe, wanted at least one", hint="add --recipe FILE.json")
     ready = ready or read(job)
-    about, original, samples, judged = ready.about, ready.original, ready.samples, ready.judged
+    about, original, samples = ready.about, ready.original, ready.samples
     context = Context(original, samples, job.target, progress or (lambda done, total, words: None))
     made: list[Made] = []
     steps: dict[str, tuple[PassReport, ...]] = {}
@@ -147,7 +147,7 @@ def compress(
         except EdgeError as error:
             _go_on(recipe.name, error, job, refused, notice)
     originals = forms(Recipe("original", ()), original, job.target.engines)
-    report = _report(job, ready.source, original, samples, judged, steps, originals, made, notice)
+    report = _report(job, ready, steps, originals, made, notice)
     for name, collapse in _collapsed(report).items():
         _go_on(name, collapse, job, refused, notice)
     report |= _without(report, refused) | dict(job.more)
@@ -226,16 +226,14 @@ def forms(recipe: Recipe, artifact: Artifact, engines: Sequence[str]) -> list[Ma
 
 def _report(
     job: Job,
-    source: Artifact,
-    original: Artifact,
-    samples: Samples | None,
-    judged: Samples | None,
+    ready: Ready,
     steps: Mapping[str, tuple[PassReport, ...]],
     originals: Sequence[Made],
     made: Sequence[Made],
     notice: Notice | None,
 ) -> dict[str, Any]:
     say = notice or (lambda words: None)
+    source, original, samples, judged = ready.source, ready.original, ready.samples, ready.judged
     say("judging: outputs and accuracy")
     both = [*originals, *made]
     rows, said = verify.judge([one.artifact for one in both], original, judged)
@@ -244,6 +242,7 @@ def _report(
             row |= {"name": one.name, "recipe": one.recipe, "engine": one.engine, "format": one.artifact.format}
             row |= {"sha256": one.artifact.digest, "stored_bytes": verify.stored_bytes(one.artifact, one.coded)}
             Path(scratch, one.file).write_bytes(one.artifact.content)
+        slides = _slides(ready, rows, said)
         verify.siblings(rows, said, judged.cut if judged else None)
         if job.speed:
             say("judging: speed and memory, paired")
@@ -274,7 +273,19 @@ def _report(
         "recipes": [one.to_json() for one in job.recipes],
         "layers": layers,
         "robustness": robust,
+        "slides": slides,
     }
+
+
+def _slides(ready: Ready, rows: Sequence[dict[str, Any]], said: Sequence[verify.Answers]) -> dict[str, Any] | None:
+    """Adds "slide" to the rows of a slides bundle's net where the items say whose cells they are; else why not."""
+    task = ready.about.task if ready.about else {}
+    why_not, calibration = slide_figures.why_not(task, ready.judged), slide_figures.calibration_of(task)
+    if why_not or calibration is None or ready.judged is None:
+        return {"not_judged": why_not} if why_not else None
+    for row, found in zip(rows, said, strict=True):
+        row["slide"] = slide_figures.figures(next(iter(found.values())), ready.judged, calibration)
+    return {"threshold": calibration.threshold}
 
 
 def _collapsed(report: dict[str, Any]) -> dict[str, CollapseError]:
@@ -384,5 +395,5 @@ def _travels(step: PassReport, artifact: Artifact) -> dict[str, Any]:
 
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: row[key] for key in ("drift", "scores") if row.get(key) is not None}
+    kept = {key: row[key] for key in ("drift", "scores", "slide") if row.get(key) is not None}
     return {"judged": kept}

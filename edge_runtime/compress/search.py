@@ -12,7 +12,6 @@ to try. Whatever was judged is in a file, so an interrupted search goes on where
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.budget import ESTIMATED, MEASURED, Cost, objections
 from edge_runtime.compress import slide_figures
 from edge_runtime.compress.candidates import CLASSES, FAMILIES, Board, Candidate, Family, as_is, of_recipe
-from edge_runtime.compress.judging import Bench, Judged, Record, Row
+from edge_runtime.compress.judging import Bench, Judged, Record, Row, items_of, score_for
 from edge_runtime.compress.paper import Facts, Place
 from edge_runtime.compress.pareto import Objective, front, spread
 from edge_runtime.compress.recipe import Context, Progress
@@ -33,11 +32,8 @@ from edge_runtime.errors import UsageError
 from edge_runtime.units import format_bytes
 
 if TYPE_CHECKING:
-    from edge_runtime.compress.samples import Samples
     from edge_runtime.profile import DeviceProfile
 
-SCORES = ("accuracy", "f1", "precision", "recall")
-RARE = 0.2  # a class with a smaller share of the items: then F1 counts, which "always no" does not raise
 _MOST_TIMED = 12
 OBJECTIVES = (
     Objective("stored_bytes"),
@@ -108,8 +104,8 @@ class _Search:
         families: tuple[Family, ...],
     ) -> None:
         self.job, self.goal, self.ready, self.say, self.progress = job, goal, ready, say, progress
-        self.judged = _items(ready)
-        self.score, self.why_score = _score(goal.score, self.judged)
+        self.judged = items_of(ready)
+        self.score, self.why_score = score_for(goal.score, self.judged)
         task = str(ready.about.task.get("kind")) if ready.about else None
         self.places = {name: Place(goal.device, name, task) for name in job.target.engines}
         context = Context(ready.original, ready.samples, job.target, progress or (lambda done, total, words: None))
@@ -376,31 +372,3 @@ def _choose(points: Sequence[Point], goal: Goal) -> list[Point]:
 def _cost(row: Row) -> Cost:
     basis = MEASURED if row.get("measured_here") else ESTIMATED
     return Cost(row["ram_bytes"], row["stored_bytes"], row["latency_ms"], None, basis, row["basis"])
-
-
-def _items(ready: Ready) -> Samples:
-    if ready.judged is None:
-        raise UsageError(
-            "found no items to judge with, wanted some: a drop is judged on them",
-            hint="add --judge DATA, or at least --calibrate DATA",
-        )
-    return ready.judged
-
-
-def _score(asked: str | None, samples: Samples) -> tuple[str, str]:
-    """(which, why)."""
-    import numpy as np
-
-    if samples.labels is None:
-        if asked:
-            raise UsageError(
-                f"found the score {asked} and items without labels, wanted labels",
-                hint="add --judge DATA with labels",
-            )
-        return "decisions kept", "the items have no labels"
-    if asked:
-        return asked, "asked for"
-    rarest = float(np.unique(samples.labels, return_counts=True)[1].min()) / samples.count
-    if rarest < RARE and not math.isclose(rarest, 1.0):
-        return "f1", f"the rarest class has {rarest:.1%} of the items"
-    return "accuracy", "no class is rare"
