@@ -1,4 +1,5 @@
-"""How people differ in how many of their cells a network calls: rates between persons, from counts.
+"""How people differ in how many of their cells a network calls: rates between persons, and what of an infection is
+found at these rates.
 
 A person here is a name with the scores of their cells, always from a network that never saw that person.
 """
@@ -10,7 +11,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.task.chances import Spread
+from edge_runtime.task.chances import Spread, binomial_at_least
+from edge_runtime.task.verdict import Calibration
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -78,3 +80,32 @@ def spread_at(people: People, threshold: float) -> Spread:
     if key not in _fitted:
         _fitted[key] = fit_spread(called, cells)
     return _fitted[key]
+
+
+def needed(cells: int, calibration: Calibration) -> int:
+    """Called cells from which on a slide of so many cells is called infected."""
+    return max(calibration.least_called, calibration.healthy.fewest(cells, calibration.false_alarm))
+
+
+def share_found(count: int, cells: int, share: float, healthy: Floats, infected: Floats) -> float:
+    """Share of slides with `count` or more called cells: every infected rate (P,) on every healthy rate (Q,)."""
+    rates = (share * infected[:, None] + (1 - share) * healthy[None, :]).ravel()
+    unique, times = np.unique(np.round(rates, 7), return_counts=True)
+    found = [binomial_at_least(count, cells, float(rate)) for rate in unique]
+    return float(np.average(found, weights=times))
+
+
+def measured_limit(count: int, cells: int, confidence: float, healthy: Floats, infected: Floats) -> float:
+    """Smallest share of infected cells found on `confidence` of slides simulated from real people's rates."""
+    low, high = 0.0, 1.0
+    for _ in range(14):
+        middle = (low + high) / 2
+        if share_found(count, cells, middle, healthy, infected) >= confidence:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def rates(people: People, threshold: float) -> Floats:
+    return np.array([(scores >= threshold).mean() for scores in people.values()], np.float32)

@@ -107,6 +107,8 @@ class _Search:
         self.judged = items_of(ready)
         self.score, self.why_score = score_for(goal.score, self.judged)
         task = str(ready.about.task.get("kind")) if ready.about else None
+        calibration = slide_figures.calibration_of(ready.about.task) if ready.about else None
+        self.alarms = calibration.false_alarm if calibration else 0.0
         self.places = {name: Place(goal.device, name, task) for name in job.target.engines}
         context = Context(ready.original, ready.samples, job.target, progress or (lambda done, total, words: None))
         if not job.resume:
@@ -233,7 +235,7 @@ class _Search:
         if drop > self.goal.max_drop + 1e-9:
             lost.append(f"loses {counted(drop)}, allowed {self.goal.max_drop:g}")
         if row["slide"] and before["slide"]:
-            lost += self.goal.rules.broken(before["slide"], row["slide"])
+            lost += self.goal.rules.broken(before["slide"], row["slide"], self.alarms)
         over = objections(_cost(row), self.goal.device.budget)
         return {
             **row,

@@ -8,19 +8,21 @@ they are (compress/samples.py: `person`, `healthy`); these should be people that
     false_positives                    cells of healthy people at or above it; of `healthy_cells` of `healthy_people`
     false_positives_per_5000_healthy   the same of 5,000
     sensitivity, healthy_called        shares of infected and of healthy people's cells at the bundle's own threshold
-    detectable                         {cells of a slide: smallest share of infected cells found on 95 % of slides}, by
-                                       the bundle's rules with the rates of these people, read by this network
+    detectable                         {cells of a slide: smallest share of infected cells found on 95 % of slides}: by
+                                       the bundle's own rules, slides of these infected people's infected cells among
+                                       these healthy people's cells, simulated from their rates at that threshold
+    healthy_slides_called              {cells: share of slides of these healthy people that are called infected}
     accuracy_at_0                      of all cells, where both classes are as likely
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import InputError
-from edge_runtime.task.verdict import Calibration, detectable
+from edge_runtime.task.verdict import Calibration
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,12 +38,13 @@ LEAST_CELLS = 10  # of an infected person: fewer say too little about a rate
 @dataclass(frozen=True)
 class Rules:
     """How much worse slides may be read than by the original: times its false positives at 90 % sensitivity, where one
-    cell more always may be (of few cells it is chance), and times its limit of detection."""
+    cell more always may be (of few cells it is chance), and times its limit of detection. Slides of healthy people may
+    be called as often as the bundle says that they are at most (`alarms`), or as by the original."""
 
     false_positives: float = 1.25
     detection: float = 1.10
 
-    def broken(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    def broken(self, before: Mapping[str, Any], after: Mapping[str, Any], alarms: float) -> tuple[str, ...]:
         """Each rule that does not hold, as a sentence."""
         found = []
         was, now = before["false_positives"], after["false_positives"]
@@ -55,6 +58,12 @@ class Rules:
                 found.append(
                     f"slides: finds {1000 * share:.1f} infected of 1,000 on slides of {int(cells):,} cells, the "
                     f"original {1000 * before['detectable'][cells]:.1f}: allowed {self.detection:g} times that"
+                )
+        for cells, share in after["healthy_slides_called"].items():
+            if share > max(alarms, before["healthy_slides_called"][cells]):
+                found.append(
+                    f"slides: calls {share:.1%} of healthy people's slides of {int(cells):,} cells infected, the "
+                    f"original {before['healthy_slides_called'][cells]:.1%}: allowed {alarms:.0%}"
                 )
         return tuple(found)
 
@@ -78,7 +87,7 @@ def figures(output: NDArray[np.float32], samples: Samples, calibration: Calibrat
     Raises InputError where there are no cells of healthy or none of infected people."""
     import numpy as np
 
-    from edge_runtime.compress.people import by_person, spread_at
+    from edge_runtime.compress import people
 
     scores = output.reshape(-1)
     person, healthy, labels = samples.person, samples.healthy, samples.labels
@@ -90,21 +99,27 @@ def figures(output: NDArray[np.float32], samples: Samples, calibration: Calibrat
             "wanted some of both to judge slides by, and one logit a cell"
         )
     cut = float(np.quantile(scores[infected], 1 - SENSITIVITY))
-    well = by_person(scores, person, healthy)
-    ill = by_person(scores, person, infected)
-    enough = {name: one for name, one in ill.items() if len(one) >= LEAST_CELLS} or ill
     threshold = calibration.threshold
-    own = replace(calibration, healthy=spread_at(well, threshold), infected=spread_at(enough, threshold))
+    every = people.by_person(scores, person, infected)
+    enough = {name: one for name, one in every.items() if len(one) >= LEAST_CELLS} or every
+    well, ill = people.rates(people.by_person(scores, person, healthy), threshold), people.rates(enough, threshold)
+    counts = {cells: people.needed(cells, calibration) for cells in SLIDES}
     false = int((scores[healthy] >= cut).sum())
     return {
         "cut": cut,
         "false_positives": false,
         "healthy_cells": int(healthy.sum()),
         "healthy_people": len(well),
-        "infected_people": len(enough),
+        "infected_people": len(ill),
         "false_positives_per_5000_healthy": 5000 * false / int(healthy.sum()),
         "sensitivity": float((scores[infected] >= threshold).mean()),
         "healthy_called": float((scores[healthy] >= threshold).mean()),
-        "detectable": {str(cells): detectable(cells, own) for cells in SLIDES},
+        "detectable": {
+            str(cells): people.measured_limit(count, cells, calibration.confidence, well, ill)
+            for cells, count in counts.items()
+        },
+        "healthy_slides_called": {
+            str(cells): people.share_found(count, cells, 0.0, well, ill) for cells, count in counts.items()
+        },
         "accuracy_at_0": float(((scores > 0) == (labels == 1)).mean()),
     }

@@ -9,16 +9,16 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from edge_runtime.compress.people import People as People
+# what judges compressed nets, too; those that are not used here are asked for by this file's users
+from edge_runtime.compress.people import People, needed, spread_at
 from edge_runtime.compress.people import by_person as by_person
-from edge_runtime.compress.people import spread_at
+from edge_runtime.compress.people import measured_limit as measured_limit
+from edge_runtime.compress.people import rates as rates
+from edge_runtime.compress.people import share_found as share_found
 from edge_runtime.task.chances import binomial_at_least
 from edge_runtime.task.gate import Gate
 from edge_runtime.task.verdict import Calibration, detectable
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -55,35 +55,6 @@ def calibrate(
             best = (cost, trial)
     assert best is not None
     return best[1]
-
-
-def needed(cells: int, calibration: Calibration) -> int:
-    """Called cells from which on a slide of so many cells is called infected."""
-    return max(calibration.least_called, calibration.healthy.fewest(cells, calibration.false_alarm))
-
-
-def share_found(count: int, cells: int, share: float, healthy: Floats, infected: Floats) -> float:
-    """Share of slides with `count` or more called cells: every infected rate (P,) on every healthy rate (Q,)."""
-    rates = (share * infected[:, None] + (1 - share) * healthy[None, :]).ravel()
-    unique, times = np.unique(np.round(rates, 7), return_counts=True)
-    found = [binomial_at_least(count, cells, float(rate)) for rate in unique]
-    return float(np.average(found, weights=times))
-
-
-def measured_limit(count: int, cells: int, confidence: float, healthy: Floats, infected: Floats) -> float:
-    """Smallest share of infected cells found on `confidence` of slides simulated from real people's rates."""
-    low, high = 0.0, 1.0
-    for _ in range(14):
-        middle = (low + high) / 2
-        if share_found(count, cells, middle, healthy, infected) >= confidence:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-def rates(people: People, threshold: float) -> Floats:
-    return np.array([(scores >= threshold).mean() for scores in people.values()], np.float32)
 
 
 def leave_one_out(healthy: People, infected: People, gate: Gate, choice: Choice) -> dict[int, float]:
