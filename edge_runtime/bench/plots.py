@@ -277,7 +277,9 @@ def plane(
 def _stairs(spots: Sequence[Spot], across: Axis, up: Axis) -> str:
     """The front's line: along the smallest to the right, up from the fastest."""
     corners = sorted({(one.x, one.y) for one in spots if one.front})
-    points: list[Point] = [(corners[0][0], up.high)] if corners else []
+    if not corners:
+        return ""
+    points: list[Point] = [(corners[0][0], up.high)]
     for (x, y), following in zip(corners, [*corners[1:], None], strict=True):
         points += [(x, y), (following[0] if following else across.high, y)]
     return " ".join(f"{across.share(x) * 1000:.1f},{(1 - up.share(y)) * 1000:.1f}" for x, y in points)

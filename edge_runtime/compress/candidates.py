@@ -148,6 +148,10 @@ class Board:
         """What became of it: whether it keeps within the drop; `drop` None where there is no result at all."""
         self._told[candidate.parts] = ("kept" if kept else "lost" if drop is not None else "gone", drop or 0.0)
 
+    def too_large(self, candidate: Candidate) -> None:
+        """It was not made, because it cannot fit: what is stronger may."""
+        self._told[candidate.parts] = ("large", 0.0)
+
     def next(self, cost: int) -> Candidate | None:
         """The next candidate of this class; None where the class is done, until more is told."""
         for parts in self._wanted(cost):
@@ -174,18 +178,16 @@ class Board:
             yield from self._repaired()
 
     def _climb(self, family: Family) -> Iterator[tuple[tuple[str, int], ...]]:
-        """From the start up while it is kept; down from it until it is."""
-        place = family.start
-        first = self._fate((family.name, place))
-        yield ((family.name, place),)
-        step = 1 if first == "kept" else -1
-        while first is not None and 0 <= place + step < len(family.ladder):
-            if (self._fate((family.name, place)) == "kept") != (step == 1):
-                return
-            place += step
+        """From the start up while it is kept or too large to be made; down from it until it is kept."""
+        place, step = family.start, 0
+        while 0 <= place < len(family.ladder):
             yield ((family.name, place),)
-            if self._fate((family.name, place)) is None:
+            fate = self._fate((family.name, place))
+            wanted = 1 if fate in ("kept", "large") else -1
+            if fate is None or step not in (0, wanted):
                 return
+            step = wanted
+            place += step
 
     def _fate(self, *parts: tuple[str, int]) -> str | None:
         return self._told.get(parts, (None, 0.0))[0]

@@ -155,8 +155,11 @@ class _Search:
                 if not number:
                     self.say(f"class {cost}: {about}")
                 number += 1
-                kept, drop = self._try(candidate)
-                self.board.tell(candidate, kept, drop)
+                fate = self._try(candidate)
+                if fate is None:
+                    self.board.too_large(candidate)
+                else:
+                    self.board.tell(candidate, *fate)
             open_ended = self.goal.thorough or self.goal.minutes is not None
             if self._answers() and number and not open_ended:
                 self.ended = f"class {cost} ({about}) was the first with an answer, and is done"
@@ -170,12 +173,13 @@ class _Search:
         self.ended = f"{minutes:g} minutes were over"
         return True
 
-    def _try(self, candidate: Candidate) -> tuple[bool, float | None]:
-        """Whether some row keeps within the drop, and the least drop; None where there is no result."""
+    def _try(self, candidate: Candidate) -> tuple[bool, float | None] | None:
+        """Whether some row keeps within the drop, and the least drop, None where there is no result; None alone where
+        it was not made."""
         if candidate is not self.first and (why := self._never_fits(candidate)):
             self.on_paper[candidate.name] = why
             self.say(f"{candidate.name}: not made: {why}")
-            return False, None
+            return None
         judged = self.record.find(candidate)
         if judged is None:
             judged = self.bench.judge(candidate, lambda words: None)
