@@ -18,6 +18,7 @@ from edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx_ir as ir
     from numpy.typing import NDArray
 
     from edge_runtime.compress.recipe import Progress
@@ -233,6 +234,16 @@ def _blocks(layer: Layer, array: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.moveaxis(shaped, 0, layer.axis))
 
 
+def is_table(node: ir.Node) -> bool:
+    """Whether it looks up rows of a table of numbers large enough to be stored smaller."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    if table is None or table.const_value is None or len(table.const_value.shape) != 2:
+        return False
+    rank = len(node.outputs[0].shape) if node.outputs[0].shape is not None else 0
+    array = array_of(table)
+    return array.dtype.name == "float32" and array.size >= SMALL and rank >= 2 and attribute(node, "axis", 0) == 0
+
+
 def store_tables(writer: Writer, keep: tuple[str, ...] = ()) -> int:
     """Tables that rows are looked up in (embeddings) as int8 with a scale for each column: the rows found are turned
     into float32, not the whole table. Returns how many."""
@@ -241,13 +252,11 @@ def store_tables(writer: Writer, keep: tuple[str, ...] = ()) -> int:
 
     done = 0
     for node in list(writer.model.graph):
-        table = node.inputs[0] if node.op_type == "Gather" else None
-        if table is None or node.name in keep or table.const_value is None or len(table.const_value.shape) != 2:
+        if node.name in keep or not is_table(node):
             continue
-        rank = len(node.outputs[0].shape) if node.outputs[0].shape is not None else 0
-        array = array_of(table)
-        if array.dtype != np.float32 or array.size < SMALL or rank < 2 or attribute(node, "axis", 0) != 0:
-            continue
+        table = node.inputs[0]
+        assert table is not None
+        array, rank = array_of(table), len(node.outputs[0].shape or ())
         scales = weight_scales(np.ascontiguousarray(array.T), 127)
         levels = np.clip(np.round(array / scales), -127, 127).astype(np.int8)
         stem, name = str(table.name), str(node.outputs[0].name)

@@ -55,8 +55,11 @@ def find_grid(matrix: NDArray[np.float32], top: int = 127) -> NDArray[np.float32
         if not len(rows):
             break
         step = (least[rows] / part).astype(np.float32)
-        levels = matrix[rows] / step[:, None]
-        whole = (np.abs(levels - np.round(levels)) <= _NEAR * np.maximum(1, np.abs(levels)) * 4).all(axis=1)
+        with np.errstate(
+            divide="ignore", over="ignore", invalid="ignore"
+        ):  # a weight that training has all but taken away
+            levels = matrix[rows] / step[:, None]
+            whole = (np.abs(levels - np.round(levels)) <= _NEAR * np.maximum(1, np.abs(levels)) * 4).all(axis=1)
         fits = whole & (np.abs(levels).max(axis=1) <= top + 0.5)
         # the largest level gives the step best
         tall = np.abs(levels[fits]).argmax(axis=1)

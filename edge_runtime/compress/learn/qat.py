@@ -1,0 +1,169 @@
+"""Quantization-aware training: weights of 8, 4 or under 2 bits, activations of 8 or in float, taught with the rounding
+that the engines will do (Jacob et al., 2018; Krishnamoorthi, 2018), and written as files that both engines run.
+
+    result = quantize_aware(net, lessons, QuantAware(weights="int4"), Fit(epochs=4))
+    result.export(Path("net.onnx")), result.export(Path("net.tflite"))
+
+Why not a library: PyTorch's own torch.ao.quantization is deprecated, and torchao's training covers linear layers and
+embeddings. Brevitas covers convolutions and ternary weights, but wants the net rebuilt from its own layers (else a
+functional relu or a sum of two branches is not rounded), writes fewer than 8 bits as 8 and a Clip, and no TFLite. Here
+any module that PyTorch exports, or any ONNX file, is taught as the graph that is written: where it is rounded is
+decided by the plan that writes QDQ files (qplan.py), and one set of integers becomes ONNX and TFLite.
+
+Batch normalization is folded into the weights before training, as the engines have it; dropout is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.compress.artifact import Artifact
+from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.loop import Fit, Loss, cross_entropy, fit
+from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from edge_runtime.compress.samples import Samples
+
+WEIGHTS = ("int8", "int4", "ternary")
+ACTIVATIONS = ("uint8", "float")
+GENTLE = Fit(epochs=4, rate=1e-3)
+RANGES = ("learnt", "average")
+
+
+@dataclass(frozen=True)
+class QuantAware:
+    """`weights` int8, int4 or ternary, with a scale for each output channel; with float activations perhaps for each
+    `block` input channels of it. `activations` uint8: products run in integers, and weights of fewer bits stand in
+    8-bit integers, which the coder of a bundle makes small; float: weights alone are stored smaller, 4 bits and fewer
+    as 4-bit integers.
+
+    `ranges` of activations: a learnt step, or an average of what batches hold. `anneal`: share of the steps in which
+    rounding grows from none to all. `keep`: layers that stay float, `eight`: that get 8 bits, by the module's path, or
+    all that are depthwise, the first, the last. `keep_zeros`: weights that are 0 stay so (after pruning). `spare_bit`:
+    8-bit weights of integer layers reach 64 only, as x86 without VNNI would saturate. `least`: with float activations,
+    layers of fewer weights stay float. `tables`: embeddings as int8. `calibrate`: items that ranges begin from.
+
+    Raises ValueError for settings that make no sense."""
+
+    weights: str = "int8"
+    activations: str = "uint8"
+    block: int = 0
+    ranges: str = "learnt"
+    anneal: float = 0.0
+    keep: tuple[str, ...] = ()
+    eight: tuple[str, ...] = ()
+    keep_zeros: bool = True
+    spare_bit: bool = True
+    least: int = 64
+    tables: bool = True
+    calibrate: int = 256
+
+    def __post_init__(self) -> None:
+        for name, known in (("weights", WEIGHTS), ("activations", ACTIVATIONS), ("ranges", RANGES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: found {getattr(self, name)!r}, wanted {' or '.join(known)}")
+        if self.block and (self.block < 16 or self.block & (self.block - 1)):
+            raise ValueError(f"block: found {self.block}, wanted 0 or a power of two from 16 on")
+        if self.block and self.activations != "float":
+            raise ValueError("found block with activations uint8, wanted float: integer products have no blocks")
+        if not 0 <= self.anneal < 1 or self.calibrate < 1 or self.least < 1:
+            raise ValueError(
+                f"found anneal {self.anneal}, calibrate {self.calibrate} and least {self.least}, wanted anneal from 0 "
+                "up to below 1, the others 1 or more"
+            )
+
+
+@dataclass(frozen=True)
+class QatResult:
+    """`net` answers as the engines will, `artifact` is what onnxruntime runs; `before` the float graph that training
+    began from."""
+
+    net: Any
+    artifact: Artifact
+    before: Artifact
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def onnx(self) -> Artifact:
+        from edge_runtime.compress.artifact import slim
+        from edge_runtime.compress.unpack import unpack
+
+        return slim(unpack(self.artifact))
+
+    def tflite(self) -> Artifact:
+        """Raises InputError for an operator that cannot be written."""
+        from edge_runtime.compress.tflite_write import to_tflite
+
+        return Artifact("tflite", to_tflite(self.artifact.model()))
+
+    def export(self, path: Path) -> Artifact:
+        """Written as .onnx or .tflite, whole or not at all. Raises UsageError for another ending."""
+        from edge_runtime.compress.steps import write_whole
+
+        if path.suffix not in (".onnx", ".tflite"):
+            raise UsageError(f"{path}: found the ending {path.suffix!r}, wanted .onnx or .tflite")
+        made = self.onnx() if path.suffix == ".onnx" else self.tflite()
+        write_whole(path, made.content)
+        return made
+
+
+def quantize_aware(
+    net: Any,
+    lessons: Lessons,
+    settings: QuantAware = QuantAware(),
+    how: Fit = GENTLE,
+    *,
+    loss: Loss | None = None,
+    steps: int | None = None,
+    notice: Callable[[str], None] | None = None,
+    keep: Path | None = None,
+) -> QatResult:
+    """`net`: a PyTorch module, which stays as it is, or an Artifact in float. `loss`: the labels' cross-entropy by
+    default; distillation goes here. `steps`, `notice`, `keep` as in `fit`.
+
+    Raises EngineError without torch; InputError: a layer that cannot be trained, named; no labels and no loss."""
+    torch = need_torch()
+    from edge_runtime.compress.learn.graph_net import float_graph
+    from edge_runtime.compress.learn.quant_net import QuantNet
+
+    before = float_graph(net, lessons.take(torch.arange(min(2, lessons.count))))
+    made = QuantNet(before, settings, first_items(before, lessons, settings.calibrate))
+    teach = loss or cross_entropy(lessons)
+
+    def grow(step: int, total: int) -> None:
+        whole = settings.anneal * total
+        made.strength = 1.0 if step >= whole else step / whole
+
+    def hold(step: int, total: int) -> None:
+        made.mask()
+
+    done = fit(made, lessons, teach, how, steps=steps, before=grow, after=hold, notice=notice, keep=keep)
+    done.strength = 1.0
+    return QatResult(done, done.quantized(), before, _facts(done))
+
+
+def first_items(artifact: Artifact, lessons: Lessons, most: int) -> Samples:
+    """Up to `most` lessons, evenly spread and unvaried, as the graph's inputs."""
+    import numpy as np
+
+    from edge_runtime.compress.samples import Samples
+
+    torch = need_torch()
+    places = np.unique(np.linspace(0, lessons.count - 1, min(most, lessons.count)).round().astype(np.int64))
+    names = [str(one.name) for one in artifact.model().graph.inputs]
+    found = lessons.take(torch.from_numpy(places))
+    arrays = {name: one.contiguous().numpy() for name, one in zip(names, found, strict=True)}
+    return Samples("lessons", len(places), None, arrays)
+
+
+def _facts(net: Any) -> dict[str, Any]:
+    """By layer: how many weights, the largest level, the share of zeros."""
+    made = {}
+    for name, one in net.found_levels().items():
+        zeros = round(float((one.levels == 0).mean()), 4)
+        made[name] = {"weights": int(one.levels.size), "top": int(abs(one.levels).max()), "zeros": zeros}
+    return {"layers": made}
