@@ -1,0 +1,185 @@
+"""The shipped net with fewer bits, with fewer weights, and with fewer channels, each taught again, judged on both
+engines:
+
+    python models/malaria/learn_bits.py WORK [--only NAME ...] [--test]
+
+Every variant begins from the float net of the shipped bundle, whose word on the same pictures counts beside the label.
+WORK keeps decoded cells and finished files. Without --test all is judged on val, to choose by; with it on test, once,
+and rows go to bench.jsonl. About two minutes a variant on one core. Needs the extra train and Pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+import dataset  # noqa: E402
+import engines  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from dataset import Cells  # noqa: E402
+from evaluate import cell_figures  # noqa: E402
+from learn import Settings, lesson_weights, vary  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from edge_runtime.bundle import load_bundle  # noqa: E402
+from edge_runtime.compress.artifact import Artifact, slim  # noqa: E402
+from edge_runtime.compress.code import for_bundle  # noqa: E402
+from edge_runtime.compress.count import count  # noqa: E402
+from edge_runtime.compress.learn.graph_net import GraphNet  # noqa: E402
+from edge_runtime.compress.learn.lessons import Lessons  # noqa: E402
+from edge_runtime.compress.learn.loop import Fit, Loss  # noqa: E402
+from edge_runtime.compress.learn.qat import QuantAware, quantize_aware  # noqa: E402
+from edge_runtime.compress.prepare import prepare  # noqa: E402
+from edge_runtime.compress.tflite_write import to_tflite  # noqa: E402
+
+FIT = Fit(epochs=4, batch=64, rate=1e-3, decay=0.0, average=0.998)
+TEACHER = 0.7  # of the target; the rest is the label
+ENGINES = {"onnxruntime": "onnx", "litert": "tflite"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    settings: Any
+    fit: Fit = field(default_factory=lambda: FIT)
+    after: str = ""  # the variant that it goes on from
+
+
+VARIANTS: dict[str, Variant] = {
+    "fp32": Variant(None),
+    "qat_w8a8": Variant(QuantAware("int8")),
+    "qat_w4a8": Variant(QuantAware("int4")),
+    "qat_ternary_a8": Variant(QuantAware("ternary")),
+}
+
+
+def shipped() -> Artifact:
+    bundle = load_bundle(HERE / "malaria.edge")
+    return prepare(Artifact("onnx", bundle.read(bundle.variant("fp32").file)))
+
+
+def lessons_of(cells: Cells) -> Lessons:
+    some = cells.where(cells.split == "train")
+    settings = Settings()
+
+    def prepare_cells(stored: tuple[Any, ...], dice: Any) -> tuple[Any, ...]:
+        x = stored[0].permute(0, 3, 1, 2).float() / 255
+        x = vary(x, settings, dice) if dice is not None else x
+        return (x.contiguous(memory_format=torch.channels_last),)
+
+    times = lesson_weights(some, settings.healthy_times)
+    return Lessons({"image": some.pixels}, some.infected.astype(np.int64), times, prepare_cells)
+
+
+def guided(lessons: Lessons, teacher: Any, share: float = TEACHER) -> Loss:
+    """The logistic loss against the teacher's word on the very same pictures, mixed with the smoothed label."""
+    assert lessons.labels is not None
+    smoothing = Settings().smoothing
+    labels = torch.from_numpy(lessons.labels).float() * (1 - smoothing) + smoothing / 2
+
+    def loss(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
+        with torch.no_grad():
+            word = torch.sigmoid(teacher(*inputs)[:, 0])
+        target = share * word + (1 - share) * labels[index]
+        return functional.binary_cross_entropy_with_logits(net(*inputs)[:, 0], target)
+
+    return loss
+
+
+def made(name: str, cells: Callable[[], Cells], work: Path) -> dict[str, Artifact]:
+    """By engine; from WORK, else taught now."""
+    paths = {engine: work / f"{name}.{ending}" for engine, ending in ENGINES.items()}
+    if not all(path.is_file() for path in paths.values()):
+        onnx, lite = teach(name, cells(), work)
+        paths["onnxruntime"].write_bytes(onnx.content)
+        paths["litert"].write_bytes(lite.content)
+    return {engine: Artifact(ENGINES[engine], path.read_bytes()) for engine, path in paths.items()}
+
+
+def teach(name: str, cells: Cells, work: Path) -> tuple[Artifact, Artifact]:
+    variant, base = VARIANTS[name], shipped()
+    if variant.settings is None:
+        return slim(base), Artifact("tflite", to_tflite(base.model()))
+    lessons = lessons_of(cells)
+    loss = guided(lessons, GraphNet(base).eval())
+
+    def say(words: str) -> None:
+        print(f"{name}: {words}", file=sys.stderr, flush=True)
+
+    result = quantize_aware(base, lessons, variant.settings, variant.fit, loss=loss, notice=say)
+    return result.onnx(), result.tflite()
+
+
+def judged(found: dict[str, Artifact], work: Path, name: str, cells: Cells, split: str) -> dict[str, dict[str, float]]:
+    """By engine: cell_figures of `split`, the cut from val."""
+    rows = {}
+    for engine, ending in ENGINES.items():
+        path = work / f"{name}.{ending}"
+        val, here = cells.split == "val", cells.split == split
+        scores = engines.run(path, cells.pixels[val])
+        cut = float(np.quantile(scores[cells.infected[val]], 0.1))
+        if split != "val":
+            scores = engines.run(path, cells.pixels[here])
+        rows[engine] = cell_figures(cells.where(here), scores, cut)
+    return rows
+
+
+def row(name: str, engine: str, artifact: Artifact, parameters: int, scores: dict[str, float], split: str) -> Any:
+    coded = len(for_bundle(artifact.content, artifact.format)[0])
+    return {
+        "kind": "learn",
+        "model": "malaria",
+        "step": name,
+        "engine": engine,
+        "parameters": parameters,
+        "file_bytes": len(artifact.content),
+        "stored_bytes": min(len(artifact.content), coded),
+        "scores": {key: round(value, 5) for key, value in scores.items()},
+        "judged_on": split,
+        "command": "python models/malaria/learn_bits.py WORK --test",
+    }
+
+
+def keep(path: Path, rows: list[dict[str, Any]]) -> None:
+    """In place of rows of the same steps, as one block at the end; all others stay as they are."""
+    new = {(one["step"], one["engine"]) for one in rows}
+    old = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [one for one in old if one.get("kind") != "learn" or (one["step"], one["engine"]) not in new]
+    path.write_text("".join(json.dumps(one) + "\n" for one in [*kept, *rows]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--test", action="store_true", help="judge on test, and keep the rows")
+    options = parser.parse_args()
+    cells, split, rows = dataset.load_cells(options.work), "test" if options.test else "val", []
+    for name in options.only or VARIANTS:
+        found = made(name, lambda: cells, options.work)
+        scores = judged(found, options.work, name, cells, split)
+        for engine, artifact in found.items():
+            parameters = count(found["onnxruntime"]).parameters
+            one = row(name, engine, artifact, parameters, scores[engine], split)
+            rows.append(one)
+            s = one["scores"]
+            print(
+                f"{name:<24}{engine:<12} {one['file_bytes']:>6} bytes, {one['stored_bytes']:>6} stored, accuracy "
+                f"{s['accuracy']:.2%} ({s['accuracy_without_suspects']:.2%}), false positives "
+                f"{s['false_positives_per_5000_healthy']:.1f}, area {s['auc_infected_against_all_healthy']:.4f}",
+                flush=True,
+            )
+    if options.test:
+        keep(HERE / "bench.jsonl", rows)
+
+
+if __name__ == "__main__":
+    main()
