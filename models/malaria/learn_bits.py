@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from edge_runtime.compress.count import count  # noqa: E402
 from edge_runtime.compress.learn.graph_net import GraphNet  # noqa: E402
 from edge_runtime.compress.learn.lessons import Lessons  # noqa: E402
 from edge_runtime.compress.learn.loop import Fit, Loss  # noqa: E402
+from edge_runtime.compress.learn.prune_tune import PruneAndTune, prune_and_tune  # noqa: E402
 from edge_runtime.compress.learn.qat import QuantAware, quantize_aware  # noqa: E402
 from edge_runtime.compress.prepare import prepare  # noqa: E402
 from edge_runtime.compress.tflite_write import to_tflite  # noqa: E402
@@ -57,7 +58,12 @@ VARIANTS: dict[str, Variant] = {
     "fp32": Variant(None),
     "qat_w8a8": Variant(QuantAware("int8")),
     "qat_w4a8": Variant(QuantAware("int4")),
-    "qat_ternary_a8": Variant(QuantAware("ternary")),
+    "qat_ternary_a8": Variant(QuantAware("ternary"), replace(FIT, epochs=6, rate=2e-3)),
+    "prune_50": Variant(PruneAndTune(0.5)),
+    "prune_75": Variant(PruneAndTune(0.75)),
+    "prune_90": Variant(PruneAndTune(0.9), replace(FIT, rate=2e-3)),
+    "channels_50": Variant(PruneAndTune(0.5, "channels", multiple=8), replace(FIT, epochs=6, rate=3e-3)),
+    "prune_75_w4a8": Variant(QuantAware("int4"), after="prune_75"),
 }
 
 
@@ -110,11 +116,14 @@ def teach(name: str, cells: Cells, work: Path) -> tuple[Artifact, Artifact]:
         return slim(base), Artifact("tflite", to_tflite(base.model()))
     lessons = lessons_of(cells)
     loss = guided(lessons, GraphNet(base).eval())
+    if variant.after:
+        base = prepare(made(variant.after, lambda: cells, work)["onnxruntime"])
 
     def say(words: str) -> None:
         print(f"{name}: {words}", file=sys.stderr, flush=True)
 
-    result = quantize_aware(base, lessons, variant.settings, variant.fit, loss=loss, notice=say)
+    run: Any = quantize_aware if isinstance(variant.settings, QuantAware) else prune_and_tune
+    result = run(base, lessons, variant.settings, variant.fit, loss=loss, notice=say)
     return result.onnx(), result.tflite()
 
 

@@ -167,6 +167,32 @@ def test_embeddings_are_rounded_too():
         assert drift.largest < 1e-4 and drift.agreement == 1
 
 
+def test_features_can_be_taught_at_the_same_time():
+    import torch
+
+    class Parts(type(net())):  # type: ignore[misc]
+        def forward_parts(self, x: Any) -> dict[str, Any]:
+            inner = torch.relu(self.norm(self.first(x)))
+            x = torch.relu(inner + self.point(torch.relu(self.depth(inner))))
+            logits = self.head(torch.max_pool2d(x, 2).flatten(1))
+            return {"features.0": inner, "side": inner.mean((1, 2, 3)), "logits": logits}
+
+    base, found = net(), lessons()
+    base.__class__ = Parts
+
+    def loss(one: Any, inputs: Any, index: Any) -> Any:
+        with torch.no_grad():
+            teacher = base.eval().forward_parts(*inputs)
+        parts = one.forward_parts(*inputs)
+        assert list(parts) == ["logits", "features.0"]
+        return sum((parts[name] - teacher[name]).square().mean() for name in parts)
+
+    result = quantize_aware(base, found, QuantAware("int4", least=16), QUICK, loss=loss, steps=6)
+    assert len(result.onnx().model().graph.outputs) == 1
+    drift = compare({"y": answers(result.net, found)}, run(result.tflite(), first_items(result.before, found, 128)))
+    assert drift.agreement == 1
+
+
 def test_an_artifact_can_be_taught_and_files_are_written(tmp_path: Path):
     result, found = taught("int8", "uint8")
     again = quantize_aware(result.before, found, QuantAware("int4"), QUICK, steps=2)

@@ -6,12 +6,14 @@ file. `seen` and `weights` are what a subclass changes: quantization-aware train
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from edge_runtime.compress.artifact import Artifact
-from edge_runtime.compress.layers import array_of, set_array
+from edge_runtime.compress.layers import set_array
 from edge_runtime.compress.torch_graph import TorchGraph
 from edge_runtime.errors import InputError
 
@@ -29,13 +31,14 @@ class _Structure(TorchGraph):
 
 
 class GraphNet(nn.Module):  # type: ignore[misc]
-    """Form onnx, prepared. Called with the inputs in the graph's order; gives the first output."""
+    """Form onnx, prepared. Called with the inputs in the graph's order; gives the first output. `parts`: what else
+    forward_parts gives, by name, and the tensor of the graph that it is."""
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, parts: Mapping[str, str] = MappingProxyType({})) -> None:
         """Raises InputError for an operator that cannot be trained, naming the module that it comes from."""
         super().__init__()
         _refuse(artifact)
-        self.given = artifact
+        self.given, self.parts = artifact, dict(parts)
         self.structure = _Structure(artifact)
         self.names = list(self.structure.parameters)
         self.learnt = nn.ParameterList(nn.Parameter(one.detach()) for one in self.structure.parameters.values())
@@ -58,7 +61,16 @@ class GraphNet(nn.Module):  # type: ignore[misc]
         return found[name]
 
     def forward(self, *inputs: Any) -> Any:
-        graph = self.structure
+        return self._run(inputs)[self.structure.outputs[0]]
+
+    def forward_parts(self, *inputs: Any) -> dict[str, Any]:
+        """ "logits", and what the module that this net was exported from calls its parts, as they are rounded."""
+        found = self._run(inputs)
+        return {"logits": found[self.structure.outputs[0]]} | {key: found[name] for key, name in self.parts.items()}
+
+    def _run(self, inputs: tuple[Any, ...]) -> dict[str, Any]:
+        """What is left of the tensors: outputs and parts among them."""
+        graph, wanted = self.structure, {*self.structure.outputs, *self.parts.values()}
         found: dict[str, Any] = {**graph.constants, **self.weights()}
         for name, tensor in zip(self.inputs, inputs, strict=True):
             found[name] = self.seen(name, tensor)
@@ -69,9 +81,9 @@ class GraphNet(nn.Module):  # type: ignore[misc]
             for output, tensor in zip(node.outputs, made, strict=False):
                 found[str(output.name)] = self.seen(str(output.name), tensor)
             for name in filter(None, names):
-                if graph.last_use.get(name) == number and name not in graph.outputs:
+                if graph.last_use.get(name) == number and name not in wanted:
                     found.pop(name, None)
-        return found[graph.outputs[0]]
+        return found
 
     def artifact(self) -> Artifact:
         """The float graph with the parameters as they are now."""
@@ -83,26 +95,29 @@ class GraphNet(nn.Module):  # type: ignore[misc]
         return Artifact.of(model, self.given.form)
 
 
-def graph_net(net: Any, example: tuple[Any, ...]) -> GraphNet:
-    """Of a PyTorch module, by its exporter, in evaluation mode; of an Artifact in float; a GraphNet as it is.
+def float_graph(net: Any, example: tuple[Any, ...]) -> Artifact:
+    """Form onnx, prepared. Raises InputError as graph_and_parts does."""
+    return graph_and_parts(net, example)[0]
+
+
+def graph_and_parts(net: Any, example: tuple[Any, ...]) -> tuple[Artifact, dict[str, str]]:
+    """Of a PyTorch module, by its exporter, in evaluation mode; of an Artifact in float; of a GraphNet. Form onnx,
+    prepared; and where the module has forward_parts, the tensors of the graph that those are: parts that the answer
+    does not come from are left out.
 
     Raises InputError: a module with weights that cannot be trained here, named; what the exporter refuses."""
-    return net if isinstance(net, GraphNet) else GraphNet(float_graph(net, example))
-
-
-def float_graph(net: Any, example: tuple[Any, ...]) -> Artifact:
-    """Form onnx, prepared. Raises InputError as graph_net does."""
     import copy
+    import functools
 
     from edge_runtime.compress.export import from_torch
     from edge_runtime.compress.prepare import prepare
 
     if isinstance(net, GraphNet):
-        return net.artifact()
+        return net.artifact(), net.parts
     if isinstance(net, Artifact):
         if net.form != "onnx":
             raise InputError(f"found a model in the form {net.form}, wanted one in float (onnx)")
-        return prepare(net)
+        return prepare(net), {}
     for name, module in net.named_modules():
         if next(module.parameters(recurse=False), None) is not None and not isinstance(module, KNOWN):
             kind = type(module)
@@ -112,7 +127,34 @@ def float_graph(net: Any, example: tuple[Any, ...]) -> Artifact:
                     "embeddings and normalization",
                     hint="build it from those, or leave it out of what is trained here",
                 )
-    return prepare(from_torch(copy.deepcopy(net), example))  # exporting leaves a module in evaluation mode
+    made = copy.deepcopy(net)  # exporting leaves a module in evaluation mode
+    if not hasattr(net, "forward_parts"):
+        return prepare(from_torch(made, example)), {}
+    names: list[str] = []
+
+    @functools.wraps(made.forward)  # the exporter reads the names of its inputs
+    def forward(*inputs: Any) -> tuple[Any, ...]:
+        parts = made.forward_parts(*inputs)
+        names[:] = ["logits", *(name for name in parts if name != "logits")]
+        return tuple(parts[name] for name in names)
+
+    made.forward = forward
+    return _alone(prepare(from_torch(made, example)), names)
+
+
+def _alone(artifact: Artifact, names: list[str]) -> tuple[Artifact, dict[str, str]]:
+    """The graph with its first output alone; of the others, the names of tensors that are still there."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    from edge_runtime.compress.shapes import settle
+
+    model = artifact.model()
+    outputs = [str(one.name) for one in model.graph.outputs]
+    del model.graph.outputs[1:]
+    RemoveUnusedNodesPass()(model)
+    there = {str(one.name) for node in model.graph for one in node.outputs}
+    parts = {name: tensor for name, tensor in zip(names[1:], outputs[1:], strict=True) if tensor in there}
+    return settle(model), parts
 
 
 def _refuse(artifact: Artifact) -> None:
@@ -132,9 +174,3 @@ def _origin(node: ir.Node) -> str:
         return f"module {scopes[-2]!r}"
     except (KeyError, ValueError, SyntaxError, IndexError):
         return f"node {node.name!r}"
-
-
-def array_now(net: GraphNet, value: ir.Value) -> Any:
-    """numpy, of an initializer: as it is now where it is learnt, else as it was given."""
-    found = net.parameter(str(value.name))
-    return array_of(value) if found is None else found.detach().numpy()

@@ -127,11 +127,11 @@ def quantize_aware(
 
     Raises EngineError without torch; InputError: a layer that cannot be trained, named; no labels and no loss."""
     torch = need_torch()
-    from edge_runtime.compress.learn.graph_net import float_graph
+    from edge_runtime.compress.learn.graph_net import graph_and_parts
     from edge_runtime.compress.learn.quant_net import QuantNet
 
-    before = float_graph(net, lessons.take(torch.arange(min(2, lessons.count))))
-    made = QuantNet(before, settings, first_items(before, lessons, settings.calibrate))
+    before, parts = graph_and_parts(net, lessons.take(torch.arange(min(2, lessons.count))))
+    made = QuantNet(before, settings, first_items(before, lessons, settings.calibrate), parts)
     teach = loss or cross_entropy(lessons)
 
     def grow(step: int, total: int) -> None:

@@ -4,7 +4,9 @@ files (qplan.py), so a net is taught exactly what the engines will do with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,8 +46,14 @@ class _Places:
 class QuantNet(GraphNet):
     """`strength` 1 rounds fully, 0 not at all. `samples`: from which ranges of activations begin."""
 
-    def __init__(self, artifact: Artifact, settings: QuantAware, samples: Samples) -> None:
-        super().__init__(artifact)
+    def __init__(
+        self,
+        artifact: Artifact,
+        settings: QuantAware,
+        samples: Samples,
+        parts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(artifact, parts)
         self.settings, self.strength = settings, 1.0
         model, self.whole = self.structure.model, settings.activations != "float"
         layers = weighted(model)
