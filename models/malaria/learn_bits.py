@@ -56,14 +56,15 @@ class Variant:
 
 VARIANTS: dict[str, Variant] = {
     "fp32": Variant(None),
-    "qat_w8a8": Variant(QuantAware("int8")),
-    "qat_w4a8": Variant(QuantAware("int4")),
-    "qat_ternary_a8": Variant(QuantAware("ternary"), replace(FIT, epochs=6, rate=2e-3)),
+    "qat_w8a8": Variant(QuantAware("int8", scale_grid=2)),
+    "qat_w4a8": Variant(QuantAware("int4", scale_grid=2)),
+    "qat_ternary_a8": Variant(QuantAware("ternary", scale_grid=2), replace(FIT, epochs=6, rate=2e-3)),
     "prune_50": Variant(PruneAndTune(0.5)),
     "prune_75": Variant(PruneAndTune(0.75)),
     "prune_90": Variant(PruneAndTune(0.9), replace(FIT, rate=2e-3)),
     "channels_50": Variant(PruneAndTune(0.5, "channels", multiple=8), replace(FIT, epochs=6, rate=3e-3)),
-    "prune_75_w4a8": Variant(QuantAware("int4"), after="prune_75"),
+    "prune_75_w4a8": Variant(QuantAware("int4", scale_grid=2), after="prune_75"),
+    "channels_50_w4a8": Variant(QuantAware("int4", scale_grid=2), after="channels_50"),
 }
 
 

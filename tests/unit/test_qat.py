@@ -130,6 +130,15 @@ def test_layers_can_stay_float_or_have_8_bits():
         assert (decisions(next(iter(run(artifact, first_items(result.before, found, 128)).values()))) == wanted).all()
 
 
+def test_scales_can_stand_on_a_grid_of_their_own():
+    result, found = taught("int4", "uint8", scale_grid=2)
+    for levels in result.net.found_levels().values():
+        power = 2 * np.log2(levels.scales)
+        assert np.allclose(power, np.round(power), atol=1e-5)
+    drift = compare({"y": answers(result.net, found)}, run(result.tflite(), first_items(result.before, found, 128), 16))
+    assert drift.agreement == 1 and drift.largest < 0.05
+
+
 def test_zeros_stay_and_training_helps():
     import torch
 
@@ -294,6 +303,7 @@ def test_what_cannot_be_taught_is_named():
         ({"block": 24, "activations": "float"}, "power of two"),
         ({"block": 32}, "integer products have no blocks"),
         ({"anneal": 1.0}, "anneal"),
+        ({"scale_grid": 17}, "scale_grid 17"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str):

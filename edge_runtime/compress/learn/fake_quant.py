@@ -63,11 +63,13 @@ def _gently(step: Any, by: float) -> Any:
 @dataclass(frozen=True)
 class Bits:
     """How a layer's weights are stored: `form` says levels and blocks; `ternary`: by threshold, not by rounding;
-    `top`: largest level, where that is less than the form holds."""
+    `top`: largest level, where that is less than the form holds; `grid` above 0: scales are whole powers of the
+    `grid`-th root of 2, so that a file has few different ones."""
 
     form: Form
     ternary: bool = False
     top: int = 0
+    grid: int = 0
 
     @property
     def most(self) -> int:
@@ -93,7 +95,11 @@ class WeightRounder(nn.Module):  # type: ignore[misc]
 
     def scales(self) -> Any:
         """float32 (outputs, groups)."""
-        return self.start * torch.exp(self.log)
+        exact = self.start * torch.exp(self.log)
+        if not self.bits.grid:
+            return exact
+        near = torch.exp2((torch.log2(exact.detach()) * self.bits.grid).round() / self.bits.grid)
+        return near * (exact / exact.detach())  # the second factor is 1, and carries the gradient
 
     def forward(self, weight: Any) -> Any:
         """Of the weight's own shape; the straight way back to it."""

@@ -42,17 +42,20 @@ class QuantAware:
     8-bit integers, which the coder of a bundle makes small; float: weights alone are stored smaller, 4 bits and fewer
     as 4-bit integers.
 
-    `ranges` of activations: a learnt step, or an average of what batches hold. `anneal`: share of the steps in which
-    rounding grows from none to all. `keep`: layers that stay float, `eight`: that get 8 bits, by the module's path, or
-    all that are depthwise, the first, the last. `keep_zeros`: weights that are 0 stay so (after pruning). `spare_bit`:
-    8-bit weights of integer layers reach 64 only, as x86 without VNNI would saturate. `least`: with float activations,
-    layers of fewer weights stay float. `tables`: embeddings as int8. `calibrate`: items that ranges begin from.
+    `scale_grid` above 0: scales are whole powers of the so manieth root of 2, and a file takes hardly a byte for each;
+    0: any number. `ranges` of activations: a learnt step, or an average of what batches hold. `anneal`: share of the
+    steps in which rounding grows from none to all. `keep`: layers that stay float, `eight`: that get 8 bits, by the
+    module's path, or all that are depthwise, the first, the last. `keep_zeros`: weights that are 0 stay so (after
+    pruning). `spare_bit`: 8-bit weights of integer layers reach 64 only, as x86 without VNNI would saturate. `least`:
+    with float activations, layers of fewer weights stay float. `tables`: embeddings as int8. `calibrate`: items that
+    ranges begin from.
 
     Raises ValueError for settings that make no sense."""
 
     weights: str = "int8"
     activations: str = "uint8"
     block: int = 0
+    scale_grid: int = 0
     ranges: str = "learnt"
     anneal: float = 0.0
     keep: tuple[str, ...] = ()
@@ -71,10 +74,10 @@ class QuantAware:
             raise ValueError(f"block: found {self.block}, wanted 0 or a power of two from 16 on")
         if self.block and self.activations != "float":
             raise ValueError("found block with activations uint8, wanted float: integer products have no blocks")
-        if not 0 <= self.anneal < 1 or self.calibrate < 1 or self.least < 1:
+        if not 0 <= self.anneal < 1 or min(self.calibrate, self.least) < 1 or not 0 <= self.scale_grid <= 16:
             raise ValueError(
-                f"found anneal {self.anneal}, calibrate {self.calibrate} and least {self.least}, wanted anneal from 0 "
-                "up to below 1, the others 1 or more"
+                f"found anneal {self.anneal}, calibrate {self.calibrate}, least {self.least} and scale_grid "
+                f"{self.scale_grid}, wanted anneal from 0 up to below 1, scale_grid 0 to 16, the others 1 or more"
             )
 
 

@@ -98,7 +98,8 @@ class QuantNet(GraphNet):
             form = Form(8 if fine else {"int4": 4, "ternary": 2}[settings.weights], block)
             # kernels of x86 without VNNI add pairs of products in 16 bits; those of depthwise layers do not
             spare = fine and self.whole and settings.spare_bit and layer.kind != "depthwise"
-            made[str(layer.weight.name)] = Bits(form, not fine and settings.weights == "ternary", 64 if spare else 0)
+            ternary = not fine and settings.weights == "ternary"
+            made[str(layer.weight.name)] = Bits(form, ternary, 64 if spare else 0, settings.scale_grid)
         return made
 
     def _zeros(self) -> dict[str, Any]:
