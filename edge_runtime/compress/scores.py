@@ -139,7 +139,7 @@ def damaged(samples: Samples, name: str, strength: float) -> Samples:
     to white, so any scaling by mean and deviation alike for all channels is allowed for."""
     import numpy as np
 
-    (key, array), *_ = _stacked(samples).items()
+    (key, array), *_ = stacked(samples).items()
     last = array.shape[3] in (1, 3) and array.shape[1] not in (1, 3)
     pictures = array if last else np.moveaxis(array, 1, -1)
     low, high = float(pictures.min()), float(pictures.max())
@@ -155,7 +155,8 @@ def damaged(samples: Samples, name: str, strength: float) -> Samples:
     return Samples(said, samples.count, samples.labels, {key: back}, cut=samples.cut)
 
 
-def _stacked(samples: Samples) -> dict[str, Array]:
+def stacked(samples: Samples) -> dict[str, Array]:
+    """All items in memory, by input."""
     import numpy as np
 
     parts = list(samples.batches(64))

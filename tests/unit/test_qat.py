@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.compress.artifact import Artifact
+from edge_runtime.compress.artifact import Artifact, slim
 from edge_runtime.compress.drift import compare, decisions
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, answers
@@ -176,6 +177,27 @@ def test_embeddings_are_rounded_too():
         assert drift.largest < 1e-4 and drift.agreement == 1
 
 
+@pytest.mark.parametrize("name", ["residual", "joined", "mobile", "attention"])
+def test_a_recipe_can_teach_without_labels(name: str):
+    from edge_runtime.compress.passes.quantize_aware import QuantizeAware
+    from edge_runtime.compress.tflite_write import to_tflite
+    from edge_runtime.compress.unpack import unpack
+    from tests.unit.small_nets import NETS, answer, context, items
+
+    original = NETS[name]()
+    samples = items(original, 128)
+    wanted = answer(original, samples)
+    settings = QuantizeAware("ternary", "float", scale_grid=2, epochs=6, rate=3e-3, average=0.9)
+    still = replace(settings, epochs=1, rate=1e-9)
+    raw, made = (one(original, context(original, samples)) for one in (still, settings))
+    off = [float(np.square(answer(one, samples) - wanted).mean()) for one in (raw, made)]
+    assert off[1] < 0.8 * off[0]
+    lite = Artifact("tflite", to_tflite(made.model()))
+    drift = compare({"y": answer(lite, samples)}, {"y": answer(slim(unpack(made)), samples)})
+    # onnxruntime multiplies 4-bit matrices by activations of 8 bits; convolutions exactly
+    assert drift.agreement > 0.98 and drift.largest < (1e-4 if name in ("residual", "joined") else 0.1)
+
+
 def test_features_can_be_taught_at_the_same_time():
     import torch
 
@@ -309,3 +331,32 @@ def test_what_cannot_be_taught_is_named():
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str):
     with pytest.raises(ValueError, match=said):
         QuantAware(**wrong)
+
+
+def test_the_shipped_net_keeps_its_decisions_with_4_bits(data: Path):
+    import csv
+
+    import torch
+    from PIL import Image
+
+    from edge_runtime.compress.learn.graph_net import GraphNet
+    from edge_runtime.task.cells import square
+    from tests.unit.small_nets import malaria
+
+    with (data / "malaria-cells" / "manifest.csv").open(newline="") as text:
+        paths = [row["path"] for row in csv.DictReader(text) if row["path"].startswith("train")][::40]
+    cells = [square(np.asarray(Image.open(data / "malaria-cells" / path).convert("RGB"))) for path in paths]
+    pixels = np.stack(cells).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    found, base = Lessons({"image": pixels}), malaria()
+    teacher = GraphNet(base).eval()
+
+    def loss(one: Any, inputs: Any, index: Any) -> Any:
+        with torch.no_grad():
+            word = torch.sigmoid(teacher(*inputs))
+        return torch.nn.functional.binary_cross_entropy_with_logits(one(*inputs), word)
+
+    settings = QuantAware("int4", scale_grid=2)
+    result = quantize_aware(base, found, settings, Fit(batch=32, epochs=9, rate=1e-3, average=0.9), loss=loss, steps=30)
+    wanted, samples = answers(teacher, found), first_items(base, found, found.count)
+    for artifact in (result.onnx(), result.tflite()):
+        assert compare({"y": wanted}, run(artifact, samples, 16)).agreement > 0.97

@@ -103,7 +103,7 @@ def float_graph(net: Any, example: tuple[Any, ...]) -> Artifact:
 def graph_and_parts(net: Any, example: tuple[Any, ...]) -> tuple[Artifact, dict[str, str]]:
     """Of a PyTorch module, by its exporter, in evaluation mode; of an Artifact in float; of a GraphNet. Form onnx,
     prepared; and where the module has forward_parts, the tensors of the graph that those are: parts that the answer
-    does not come from are left out.
+    does not come from are left out. Of an Artifact, its other outputs.
 
     Raises InputError: a module with weights that cannot be trained here, named; what the exporter refuses."""
     import copy
@@ -117,7 +117,9 @@ def graph_and_parts(net: Any, example: tuple[Any, ...]) -> tuple[Artifact, dict[
     if isinstance(net, Artifact):
         if net.form != "onnx":
             raise InputError(f"found a model in the form {net.form}, wanted one in float (onnx)")
-        return prepare(net), {}
+        made = prepare(net)
+        others = [str(one.name) for one in made.model().graph.outputs[1:]]
+        return made, dict(zip(others, others, strict=True))
     for name, module in net.named_modules():
         if next(module.parameters(recurse=False), None) is not None and not isinstance(module, KNOWN):
             kind = type(module)
@@ -127,19 +129,19 @@ def graph_and_parts(net: Any, example: tuple[Any, ...]) -> tuple[Artifact, dict[
                     "embeddings and normalization",
                     hint="build it from those, or leave it out of what is trained here",
                 )
-    made = copy.deepcopy(net)  # exporting leaves a module in evaluation mode
+    module = copy.deepcopy(net)  # exporting leaves a module in evaluation mode
     if not hasattr(net, "forward_parts"):
-        return prepare(from_torch(made, example)), {}
+        return prepare(from_torch(module, example)), {}
     names: list[str] = []
 
-    @functools.wraps(made.forward)  # the exporter reads the names of its inputs
+    @functools.wraps(module.forward)  # the exporter reads the names of its inputs
     def forward(*inputs: Any) -> tuple[Any, ...]:
-        parts = made.forward_parts(*inputs)
+        parts = module.forward_parts(*inputs)
         names[:] = ["logits", *(name for name in parts if name != "logits")]
         return tuple(parts[name] for name in names)
 
-    made.forward = forward
-    return _alone(prepare(from_torch(made, example)), names)
+    module.forward = forward
+    return _alone(prepare(from_torch(module, example)), names)
 
 
 def _alone(artifact: Artifact, names: list[str]) -> tuple[Artifact, dict[str, str]]:

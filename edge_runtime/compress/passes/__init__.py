@@ -17,5 +17,6 @@ PASSES: dict[str, str] = {
     "low_rank": "low_rank:LowRank",
     "share_weights": "share_weights:ShareWeights",
     "repair": "repair:Repair",
+    "quantize_aware": "quantize_aware:QuantizeAware",
     "code": "code:Code",
 }

@@ -1,0 +1,91 @@
+"""Quantization-aware training against the answers of the original, on items without labels: int8, int4 or ternary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from edge_runtime.compress.artifact import Artifact
+from edge_runtime.compress.learn.loop import Fit
+from edge_runtime.compress.learn.qat import QuantAware, quantize_aware
+from edge_runtime.compress.recipe import Context
+
+
+@dataclass(frozen=True)
+class QuantizeAware:
+    """Mean square of the difference of answers, in standard deviations of the original's, is made small while weights
+    and activations are rounded as the engines will. `weights` int8, int4 or ternary; `activations` uint8 or float;
+    `block`, `scale_grid`, `ranges`, `anneal`, `keep`, `eight` as in edge_runtime.compress.learn.qat. `average`: weight
+    of the past in the running average of the weights. Items are held in memory."""
+
+    reads: ClassVar[tuple[str, ...]] = ("onnx",)
+    writes: ClassVar[str | None] = "onnx_q"
+    needs_items: ClassVar[bool] = True
+
+    weights: str = "int8"
+    activations: str = "uint8"
+    block: int = 0
+    scale_grid: int = 0
+    ranges: str = "learnt"
+    anneal: float = 0.0
+    keep: tuple[str, ...] = ()
+    eight: tuple[str, ...] = ()
+    epochs: int = 8
+    batch: int = 32
+    rate: float = 1e-3
+    average: float = 0.99
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        self._settings()
+        self._fit()
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        """Raises EngineError without torch; InputError: an operator or a layer that cannot be trained, named."""
+        from edge_runtime.compress.torch_graph import need_torch
+
+        need_torch()
+        from edge_runtime.compress.learn.lessons import Lessons
+        from edge_runtime.compress.scores import stacked
+
+        lessons = Lessons(stacked(context.items("quantization-aware training")))
+        loss = against(context.original, lessons)
+        said: list[str] = []
+
+        def notice(words: str) -> None:
+            said.append(words)
+            context.progress(len(said), self.epochs, words)
+
+        made = quantize_aware(artifact, lessons, self._settings(), self._fit(), loss=loss, notice=notice)
+        context.note("epochs", said)
+        context.note("layers", made.facts["layers"])
+        return made.artifact
+
+    def _settings(self) -> QuantAware:
+        names = ("weights", "activations", "block", "scale_grid", "ranges", "anneal", "keep", "eight")
+        return QuantAware(**{name: getattr(self, name) for name in names})
+
+    def _fit(self) -> Fit:
+        return Fit(self.epochs, self.batch, self.rate, 0.0, average=self.average, seed=self.seed)
+
+
+def against(original: Artifact, lessons: Any) -> Any:
+    """The loss: all outputs against the original's on the same items, as they are."""
+    from edge_runtime.compress.learn.graph_net import GraphNet, graph_and_parts
+    from edge_runtime.compress.torch_graph import need_torch
+
+    torch = need_torch()
+    teacher = GraphNet(*graph_and_parts(original, ())).eval()
+    with torch.inference_mode():
+        found = [list(teacher.forward_parts(*inputs).values()) for _, inputs in lessons.batches(32)]
+    wanted = [torch.cat(parts) for parts in zip(*found, strict=True)]
+    spread = [one.std().clamp_min(1e-12) if one.numel() > 1 else torch.ones(()) for one in wanted]
+
+    def loss(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
+        said = net.forward_parts(*inputs).values()
+        total: Any = 0
+        for one, all_, scale in zip(said, wanted, spread, strict=True):
+            total = total + ((one - all_[index]) / scale).square().mean()
+        return total
+
+    return loss
