@@ -103,7 +103,9 @@ class QuantNet(GraphNet):
         return made
 
     def _zeros(self) -> dict[str, Any]:
-        found = {name: self.parameter(name).detach() == 0 for name in self.layers}
+        """Of all layers, those that stay float too."""
+        weights = {str(one.weight.name): self.parameter(str(one.weight.name)) for one in weighted(self.structure.model)}
+        found = {name: weight.detach() == 0 for name, weight in weights.items() if weight is not None}
         return {name: mask for name, mask in found.items() if mask.any()}
 
     def _places(self, found: Plan, artifact: Artifact, samples: Samples) -> None:
