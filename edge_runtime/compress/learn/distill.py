@@ -1,0 +1,248 @@
+"""Distillation: a student that learns from a teacher's answers, features and attention, with or without labels.
+
+    from edge_runtime.compress.learn.distill import Distillation, distill
+    student = distill(student, OnnxTeacher(Path("large.onnx")), Lessons({"image": images}, labels))
+
+Answers: Hinton, Vinyals and Dean, 2015; features: FitNets (Romero and others, 2015); features and attention layer by
+layer: TinyBERT (Jiao and others, 2020); generations that learn from the one before: born-again networks (Furlanello and
+others, 2018). A teacher does best that sees the very view of an item that the student sees, and over many epochs (Beyer
+and others, 2022): so it answers every batch anew where lessons are varied.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.likeness import (
+    answer_loss,
+    attention_loss,
+    channels,
+    check_pair,
+    feature_loss,
+    label_loss,
+)
+from edge_runtime.compress.learn.loop import Fit, Hook, Loss, cross_entropy, fit
+from edge_runtime.compress.learn.teachers import LOGITS, Teacher, TorchTeacher, ask_once, widened
+from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edge_runtime.compress.learn.teachers import Ask, Parts
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """`temperature`: one, or several whose losses are averaged; `hard`: the labels' share of the loss on answers, the
+    rest is the teacher's; `smoothing` of the labels; `answers`: weight of the loss on answers (0: features alone, as in
+    TinyBERT's first stage).
+
+    `features`, `attention`: weights of the imitation of the pairs in `layers`, the student's part -> the teacher's;
+    `mask`: the lessons' input that is 1 where a token counts. `once`: whether the teacher is asked once an item, as it
+    is, or at every batch; None: once unless the lessons are varied. `folder` keeps such answers for other runs.
+
+    Raises ValueError for settings that make no sense.
+    """
+
+    temperature: float | tuple[float, ...] = 4.0
+    hard: float = 0.1
+    smoothing: float = 0.0
+    answers: float = 1.0
+    features: float = 0.0
+    attention: float = 0.0
+    layers: tuple[tuple[str, str], ...] = ()
+    mask: str | None = None
+    once: bool | None = None
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperatures or not all(0 < one < math.inf for one in self.temperatures):
+            raise ValueError(f"found temperature {self.temperature}, wanted numbers above 0")
+        if not 0 <= self.hard <= 1 or not 0 <= self.smoothing < 1:
+            raise ValueError(f"found hard {self.hard} and smoothing {self.smoothing}, wanted from 0 to 1")
+        weights = (self.answers, self.features, self.attention)
+        if min(weights) < 0 or not any(weights):
+            raise ValueError(f"found weights {list(weights)}, wanted 0 or more and one above 0")
+        for kind, weight in (("features", self.features), ("attention", self.attention)):
+            if (weight > 0) != any(ours.startswith(kind) for ours, _ in self.layers):
+                raise ValueError(f"found {kind} {weight} and layers {list(self.layers)}: one is nothing without the other")
+        if strange := [ours for ours, _ in self.layers if not ours.startswith(("features", "attention"))]:
+            raise ValueError(f"found layers {', '.join(strange)}, wanted names that begin with features or attention")
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        return self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
+
+
+def distill(
+    student: nn.Module,
+    teacher: Teacher | nn.Module | None,
+    lessons: Lessons,
+    settings: Distillation = Distillation(),
+    how: Fit = Fit(),
+    *,
+    steps: int | None = None,
+    before: Hook | None = None,
+    after: Hook | None = None,
+    notice: Callable[[str], None] | None = None,
+    keep: Path | None = None,
+) -> Any:
+    """The student, taught; the rest is as in `fit`. Without labels the teacher's word alone counts, whatever `hard`
+    says; without a teacher the labels'. For several teachers give `Several`.
+
+    The layers that make the student's features as wide as the teacher's are learned along and thrown away.
+
+    Raises InputError: neither labels nor a teacher; parts that are missing or that cannot be compared. EngineError
+    without PyTorch.
+    """
+    torch = need_torch()
+    if teacher is None:
+        if lessons.labels is None:
+            raise InputError("found neither a teacher nor labels, wanted one of them to learn from")
+        loss, taught = cross_entropy(lessons, settings.smoothing), list(student.parameters())
+    else:
+        named = TorchTeacher(teacher) if isinstance(teacher, torch.nn.Module) else teacher
+        ask = _asked(named, lessons, settings)
+        torch.manual_seed(how.seed)
+        projections = _check(student, ask, lessons, settings)
+        loss = distillation_loss(ask, lessons, settings, projections)
+        taught = [*student.parameters(), *(one for net in projections.values() for one in net.parameters())]
+    hooks: dict[str, Any] = {"before": before, "after": after, "notice": notice}
+    return fit(student, lessons, loss, how, steps=steps, parameters=taught, keep=keep, **hooks)
+
+
+def _asked(teacher: Teacher, lessons: Lessons, settings: Distillation) -> Ask:
+    names = tuple(dict.fromkeys(theirs for _, theirs in settings.layers))
+    once = lessons.prepare is None if settings.once is None else settings.once
+    if once:
+        teacher = ask_once(teacher, lessons, names, settings.folder)
+    return teacher.bind(lessons, names)
+
+
+def distillation_loss(
+    ask: Ask, lessons: Lessons, settings: Distillation, projections: Mapping[str, nn.Module]
+) -> Loss:
+    """For `fit`: how unlike the teacher, and the labels, a network is. `projections` by the student's part."""
+    torch = need_torch()
+    labels = None if lessons.labels is None else torch.from_numpy(lessons.labels)
+    hard = settings.hard if labels is not None else 0.0
+    place = _mask_place(lessons, settings)
+
+    def loss(net: Any, inputs: tuple[Tensor, ...], index: Tensor) -> Tensor:
+        ours, theirs = _parts(net, inputs, settings), ask(inputs, index)
+        mask = None if place is None else inputs[place]
+        total = torch.zeros(())
+        if settings.answers:
+            soft = [answer_loss(ours[LOGITS], theirs[LOGITS], one) for one in settings.temperatures]
+            total = total + settings.answers * (1 - hard) * sum(soft) / len(soft)
+            if hard and labels is not None:
+                total = total + settings.answers * hard * label_loss(ours[LOGITS], labels[index], settings.smoothing)
+        for name, other in settings.layers:
+            share = 1 / sum(one.split(".")[0] == name.split(".")[0] for one, _ in settings.layers)
+            if name.startswith("attention"):
+                total = total + settings.attention * share * attention_loss(ours[name], theirs[other], mask)
+            else:
+                change = feature_loss(ours[name], theirs[other], projections[name], mask)
+                total = total + settings.features * share * change
+        return total
+
+    return loss
+
+
+def _parts(net: Any, inputs: tuple[Tensor, ...], settings: Distillation) -> Parts:
+    found: Parts = net.forward_parts(*inputs) if settings.layers else {LOGITS: net(*inputs)}
+    return found
+
+
+def _mask_place(lessons: Lessons, settings: Distillation) -> int | None:
+    if settings.mask is None:
+        return None
+    names = list(lessons.inputs)
+    if settings.mask not in names:
+        raise InputError(f"mask: found inputs {', '.join(names)}, wanted {settings.mask!r} among them")
+    return names.index(settings.mask)
+
+
+def _check(student: nn.Module, ask: Ask, lessons: Lessons, settings: Distillation) -> dict[str, nn.Module]:
+    """On two items, before anything is learned. Projections by the student's part, freshly drawn."""
+    torch = need_torch()
+    who = type(student).__name__
+    if settings.layers and not hasattr(student, "forward_parts"):
+        raise InputError(
+            f"student {who}: layers are to be imitated, found no method forward_parts",
+            hint='add forward_parts(*inputs), which returns {"logits": ..., "features.0": ...}',
+        )
+    index = torch.arange(min(2, lessons.count))
+    inputs = lessons.take(index)
+    was = student.training
+    with torch.no_grad():
+        ours, theirs = _parts(student.eval(), inputs, settings), ask(inputs, index)
+    student.train(was)
+    if settings.answers and widened(ours[LOGITS]).shape != widened(theirs[LOGITS]).shape:
+        raise InputError(
+            f"found answers {list(ours[LOGITS].shape[1:])} an item of the student, {list(theirs[LOGITS].shape[1:])} of "
+            "the teacher, wanted logits of the same classes",
+            hint="give the student as many outputs, or learn features alone: Distillation(answers=0, features=1, ...)",
+        )
+    made = {}
+    for name, other in settings.layers:
+        if name not in ours:
+            raise InputError(f"student {who}: found {', '.join(ours)}, wanted {name} besides")
+        check_pair(name, ours[name], other, theirs[other])
+        if name.startswith("features"):
+            made[name] = torch.nn.Linear(channels(ours[name]), channels(theirs[other]))
+    return made
+
+
+# ---------------------------------------------------------------- a model that teaches itself
+
+
+def born_again(
+    make: Callable[[int], nn.Module],
+    lessons: Lessons,
+    settings: Distillation = Distillation(),
+    how: Fit = Fit(),
+    *,
+    generations: int = 3,
+    first: nn.Module | None = None,
+    steps: int | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> list[Any]:
+    """Networks of which each learned from the one before; the first (`first`, else one taught by the labels) included.
+
+    `make(generation)` gives a fresh network; each generation has a seed of its own. All of them as one teacher,
+    `Several(tuple(TorchTeacher(one) for one in nets))`, are better than any (Furlanello and others, 2018).
+    """
+    torch = need_torch()
+    if generations < 1:
+        raise UsageError(f"found {generations} generations, wanted 1 or more")
+    found: list[Any] = [] if first is None else [first]
+    for generation in range(len(found), generations):
+        seeded = replace(how, seed=how.seed + generation)
+        torch.manual_seed(seeded.seed)
+        teacher = found[-1] if found else None
+        found.append(distill(make(generation), teacher, lessons, settings, seeded, steps=steps, notice=notice))
+        if notice:
+            notice(f"generation {generation + 1} of {generations} is taught")
+    return found
+
+
+def learn_from_itself(
+    net: nn.Module,
+    lessons: Lessons,
+    settings: Distillation = Distillation(temperature=(1.0, 2.0, 4.0)),
+    how: Fit = Fit(),
+    *,
+    steps: int | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Any:
+    """A trained network taught on, towards what it says now at several temperatures at once; the one given stays."""
+    student = copy.deepcopy(net)
+    return distill(student, TorchTeacher(net), lessons, settings, how, steps=steps, notice=notice)
