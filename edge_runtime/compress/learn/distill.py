@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from edge_runtime.compress.learn.teachers import Ask, Parts
 
+USUAL = Fit()
+
 
 @dataclass(frozen=True)
 class Distillation:
@@ -72,7 +74,9 @@ class Distillation:
             raise ValueError(f"found weights {list(weights)}, wanted 0 or more and one above 0")
         for kind, weight in (("features", self.features), ("attention", self.attention)):
             if (weight > 0) != any(ours.startswith(kind) for ours, _ in self.layers):
-                raise ValueError(f"found {kind} {weight} and layers {list(self.layers)}: one is nothing without the other")
+                raise ValueError(
+                    f"found {kind} {weight} and layers {list(self.layers)}: one is nothing without the other"
+                )
         if strange := [ours for ours, _ in self.layers if not ours.startswith(("features", "attention"))]:
             raise ValueError(f"found layers {', '.join(strange)}, wanted names that begin with features or attention")
 
@@ -86,7 +90,7 @@ def distill(
     teacher: Teacher | nn.Module | None,
     lessons: Lessons,
     settings: Distillation = Distillation(),
-    how: Fit = Fit(),
+    how: Fit = USUAL,
     *,
     steps: int | None = None,
     before: Hook | None = None,
@@ -126,9 +130,7 @@ def _asked(teacher: Teacher, lessons: Lessons, settings: Distillation) -> Ask:
     return teacher.bind(lessons, names)
 
 
-def distillation_loss(
-    ask: Ask, lessons: Lessons, settings: Distillation, projections: Mapping[str, nn.Module]
-) -> Loss:
+def distillation_loss(ask: Ask, lessons: Lessons, settings: Distillation, projections: Mapping[str, nn.Module]) -> Loss:
     """For `fit`: how unlike the teacher, and the labels, a network is. `projections` by the student's part."""
     torch = need_torch()
     labels = None if lessons.labels is None else torch.from_numpy(lessons.labels)
@@ -208,7 +210,7 @@ def born_again(
     make: Callable[[int], nn.Module],
     lessons: Lessons,
     settings: Distillation = Distillation(),
-    how: Fit = Fit(),
+    how: Fit = USUAL,
     *,
     generations: int = 3,
     first: nn.Module | None = None,
@@ -238,7 +240,7 @@ def learn_from_itself(
     net: nn.Module,
     lessons: Lessons,
     settings: Distillation = Distillation(temperature=(1.0, 2.0, 4.0)),
-    how: Fit = Fit(),
+    how: Fit = USUAL,
     *,
     steps: int | None = None,
     notice: Callable[[str], None] | None = None,

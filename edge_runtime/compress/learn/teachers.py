@@ -118,7 +118,9 @@ class OnnxTeacher:
 
         made = read_artifact(self.model, "teacher") if isinstance(self.model, bytes) else load_artifact(self.model)
         if made.format != "onnx":
-            raise InputError("teacher: found a TFLite file, wanted an ONNX file", hint="store its answers: StoredTeacher")
+            raise InputError(
+                "teacher: found a TFLite file, wanted an ONNX file", hint="store its answers: StoredTeacher"
+            )
         proto = onnx.load_from_string(made.content)
         answer = self.logits or proto.graph.output[0].name
         makers = {name: node for node in proto.graph.node for name in node.output}
@@ -196,7 +198,7 @@ class Several:
         weights = self.weights or (1.0,) * len(self.teachers)
         if not self.teachers or len(weights) != len(self.teachers) or min(weights) < 0 or sum(weights) <= 0:
             raise UsageError(
-                f"found {len(self.teachers)} teachers and weights {list(self.weights)}, wanted one of 0 or more for each"
+                f"found {len(self.teachers)} teachers and weights {list(self.weights)}, wanted a weight for each"
             )
         object.__setattr__(self, "weights", tuple(one / sum(weights) for one in weights))
 

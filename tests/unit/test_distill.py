@@ -1,0 +1,301 @@
+"""Distillation: losses are what the papers say, every kind of teacher is heard, and a student learns from one."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_runtime.compress.learn import deliver
+from edge_runtime.compress.learn.distill import Distillation, born_again, distill, learn_from_itself
+from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.likeness import answer_loss, attention_loss, feature_loss, label_loss
+from edge_runtime.compress.learn.loop import Fit, answers
+from edge_runtime.compress.learn.teachers import OnnxTeacher, Several, StoredTeacher, TorchTeacher, ask_once
+from edge_runtime.errors import EngineError, InputError, UsageError
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch", reason="torch is not installed")
+QUICK = Fit(epochs=12, batch=16, rate=0.03, decay=0.0, average=0.9)
+PAIRS = (("features.0", "features.0"), ("attention.0", "attention.0"))
+
+
+def lessons(labels: bool = True, **more: Any) -> Lessons:
+    """Which of three numbers is the largest."""
+    values = np.random.default_rng(3).normal(size=(96, 3)).astype(np.float32)
+    return Lessons({"x": values}, values.argmax(1).astype(np.int64) if labels else None, **more)
+
+
+class Exact(torch.nn.Module):
+    """Knows the answer: three times the numbers."""
+
+    def forward(self, x: Any) -> Any:
+        return 3 * x
+
+
+def student(outputs: int = 3, seed: int = 5) -> Any:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, outputs))
+
+
+class Reader(torch.nn.Module):
+    """A sequence (N,T,3) with its mask: features and attention of its own width and number of heads."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        torch.manual_seed(width)
+        self.widen, self.look, self.head = (
+            torch.nn.Linear(3, width), torch.nn.Linear(3, heads), torch.nn.Linear(width, 2)
+        )  # fmt: skip
+
+    def forward_parts(self, x: Any, mask: Any) -> dict[str, Any]:
+        hidden = self.widen(x)
+        rows = torch.softmax(self.look(x).transpose(1, 2)[:, :, None, :].expand(-1, -1, x.shape[1], -1), 3)
+        return {"logits": self.head(hidden.mean(1)), "features.0": hidden, "attention.0": rows}
+
+    def forward(self, x: Any, mask: Any) -> Any:
+        return self.forward_parts(x, mask)["logits"]
+
+
+def sequences() -> Lessons:
+    dice = np.random.default_rng(0)
+    x = dice.normal(size=(32, 5, 3)).astype(np.float32)
+    return Lessons({"x": x, "mask": np.ones((32, 5), np.int64)}, (x[:, 0, 0] > 0).astype(np.int64))
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_the_loss_on_answers_is_the_divergence_of_softened_probabilities():
+    ours, theirs = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 2 * np.log(3)]])
+    # at temperature 2 the teacher says 1/4 and 3/4, the student 1/2 and 1/2
+    wanted = 4 * (0.25 * np.log(0.25 / 0.5) + 0.75 * np.log(0.75 / 0.5))
+    assert float(answer_loss(ours, theirs, 2.0)) == pytest.approx(wanted, rel=1e-5)
+    assert float(answer_loss(theirs, theirs, 2.0)) == pytest.approx(0, abs=1e-7)
+
+
+def test_one_logit_means_what_two_mean():
+    one, other = torch.tensor([[1.5], [-0.3]]), torch.tensor([[0.2], [0.9]])
+    two = torch.cat([torch.zeros(2, 1), one], 1)
+    assert torch.allclose(answer_loss(other, one, 3.0), answer_loss(other, two, 3.0))
+    binary = torch.nn.functional.binary_cross_entropy_with_logits(one[:, 0], torch.tensor([1.0, 0.0]))
+    assert torch.allclose(label_loss(one, torch.tensor([1, 0])), binary)
+
+
+def test_a_high_temperature_matches_logits():
+    """Hinton and others, 2015, equation 4: half the mean square of centred logits' difference, over the classes."""
+    dice = torch.Generator().manual_seed(1)
+    ours, theirs = torch.randn(6, 4, generator=dice).double(), torch.randn(6, 4, generator=dice).double()
+    centred = (ours - ours.mean(1, keepdim=True)) - (theirs - theirs.mean(1, keepdim=True))
+    assert float(answer_loss(ours, theirs, 1e3)) == pytest.approx(float(centred.square().sum(1).mean() / 8), rel=1e-2)
+
+
+def test_a_low_temperature_leaves_the_teachers_decision():
+    ours, theirs = torch.tensor([[0.01, 0.03]]), torch.tensor([[0.0, 1.0]])
+    low = float(answer_loss(ours, theirs, 0.01)) / 0.01**2
+    assert low == pytest.approx(float(label_loss(ours / 0.01, torch.tensor([1]))), rel=1e-4)
+
+
+def test_features_are_compared_in_the_teachers_variance_where_the_mask_is_1():
+    ours, theirs = torch.zeros(1, 2, 1), torch.tensor([[[1.0, -1.0], [50.0, 50.0]]])
+    mask = torch.tensor([[1, 0]])
+    assert float(feature_loss(ours, theirs, lambda x: x.expand(-1, 2), mask)) == pytest.approx(1.0)
+    maps, smaller = torch.ones(1, 2, 4, 4), torch.randn(1, 2, 2, 2)
+    assert float(feature_loss(maps, smaller, lambda x: smaller.movedim(1, -1))) == 0
+
+
+def test_attention_is_compared_row_by_row_heads_averaged():
+    theirs = torch.tensor([[[[0.9, 0.1], [0.5, 0.5]], [[0.7, 0.3], [0.5, 0.5]]]])  # two heads: 0.8 and 0.2 on average
+    ours = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]]])
+    wanted = 0.8 * np.log(0.8 / 0.5) + 0.2 * np.log(0.2 / 0.5)
+    assert float(attention_loss(ours, theirs)) == pytest.approx(wanted / 2, rel=1e-5)
+    assert float(attention_loss(ours, theirs, torch.tensor([[1, 0]]))) == pytest.approx(wanted, rel=1e-5)
+
+
+# ---------------------------------------------------------------- teachers
+
+
+def ask(teacher: Any, found: Lessons) -> Any:
+    index = torch.arange(found.count)
+    return teacher.bind(found, ())(found.take(index), index)["logits"]
+
+
+def test_an_onnx_file_teaches_as_the_module_does(tmp_path: Path):
+    net, found = student(seed=1).eval(), lessons()
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(deliver.artifact(net, found).content)
+    assert torch.allclose(ask(OnnxTeacher(path), found), ask(TorchTeacher(net), found), atol=1e-5)
+    softened = torch.nn.Sequential(net, torch.nn.Softmax(1))
+    made = OnnxTeacher(deliver.artifact(softened, found).content)
+    assert torch.allclose(
+        torch.softmax(ask(made, found), 1), torch.softmax(ask(TorchTeacher(net), found), 1), atol=1e-5
+    )
+
+
+def test_the_file_of_a_teacher_of_one_item_at_a_time_is_asked_so():
+    import onnx
+
+    net, found = student(seed=1).eval(), lessons()
+    proto = onnx.load_from_string(deliver.artifact(net, found).content)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del proto.graph.value_info[:]
+    made = OnnxTeacher(proto.SerializeToString())
+    assert torch.allclose(ask(made, found), ask(TorchTeacher(net), found), atol=1e-5)
+
+
+def test_several_teachers_are_the_weighted_mean_of_their_probabilities():
+    first, second = np.log([[0.8, 0.2]]), np.log([[0.4, 0.6]])
+    found = Lessons({"x": np.zeros((1, 1), np.float32)})
+    teachers = tuple(StoredTeacher.of(one.astype(np.float32)) for one in (first, second))
+    said = torch.softmax(ask(Several(teachers, (3, 1)), found), 1)
+    assert np.allclose(said.numpy(), [[0.7, 0.3]])
+    with pytest.raises(UsageError, match="2 teachers and weights"):
+        Several(teachers, (1,))
+
+
+def test_answers_are_computed_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    net, found = student(seed=1), lessons()
+    first = ask_once(TorchTeacher(net), found, folder=tmp_path)
+    monkeypatch.setattr(TorchTeacher, "bind", lambda *_: pytest.fail("asked again"))
+    again = ask_once(TorchTeacher(net), found, folder=tmp_path)
+    assert np.array_equal(first.parts["logits"], again.parts["logits"])
+    with pytest.raises(BaseException, match="asked again"):
+        ask_once(TorchTeacher(student(seed=2)), found, folder=tmp_path)
+
+
+def test_a_varied_item_is_shown_to_the_teacher_as_to_the_student():
+    seen: list[float] = []
+
+    def watched(x: Any) -> Any:
+        seen.append(float(x.abs().max()))
+        return 3 * x
+
+    teacher = Exact()
+    teacher.forward = watched  # type: ignore[method-assign]
+    found = lessons(prepare=lambda parts, dice: parts if dice is None else (parts[0] * 100,))
+    distill(student(), teacher, found, how=QUICK, steps=2)
+    assert len(seen) == 3 and min(seen[1:]) > 50  # the check, and two batches
+
+
+# ---------------------------------------------------------------- learning
+
+
+def test_a_student_learns_from_a_teacher_without_labels():
+    found = lessons(labels=False)
+    made = distill(student(), Exact(), found, how=QUICK)
+    assert (answers(made, found).argmax(1) == found.inputs["x"].argmax(1)).mean() > 0.9
+
+
+def test_labels_and_teacher_are_weighed():
+    found = lessons()
+    wrong = StoredTeacher.of(np.roll(-3 * np.eye(3, dtype=np.float32)[found.labels], 1, 1))
+    right = distill(student(), wrong, found, Distillation(hard=1.0), QUICK)
+    misled = distill(student(), wrong, found, Distillation(hard=0.0), QUICK)
+    agree = [(answers(one, found).argmax(1) == found.labels).mean() for one in (right, misled)]
+    assert agree[0] > 0.9 > 0.6 > agree[1]
+
+
+def test_features_and_attention_come_nearer_and_the_projection_is_gone():
+    found, teacher, made = sequences(), Reader(8, 4).eval(), Reader(4, 2)
+    names = {name for name, _ in made.named_parameters()}
+    settings = Distillation(features=1.0, attention=1.0, layers=PAIRS, mask="mask")
+
+    def unlike(net: Any) -> float:
+        inputs = found.take(torch.arange(found.count))
+        pair = [one.forward_parts(*inputs)["attention.0"].detach() for one in (net, teacher)]
+        return float(attention_loss(*pair))
+
+    before = unlike(made)
+    taught = distill(made, teacher, found, settings, QUICK)
+    assert {name for name, _ in taught.named_parameters()} == names
+    assert unlike(taught) < before / 2
+
+
+def test_generations_are_networks_of_their_own():
+    found = lessons()
+    nets = born_again(lambda _: student(), found, how=QUICK, generations=3, steps=40)
+    said = [answers(one, found) for one in nets]
+    assert len(nets) == 3 and not np.allclose(said[0], said[1]) and not np.allclose(said[1], said[2])
+    assert (said[2].argmax(1) == found.labels).mean() > 0.6
+
+
+def test_a_network_teaches_itself_and_stays():
+    found, net = lessons(), student()
+    before = answers(net, found)
+    made = learn_from_itself(net, found, how=QUICK, steps=20)
+    assert np.array_equal(before, answers(net, found)) and not np.array_equal(before, answers(made, found))
+
+
+def test_what_was_taught_is_judged_on_both_engines():
+    found = lessons()
+    rows = deliver.judge(distill(student(), Exact(), found, how=QUICK), found)
+    assert set(rows) == {"onnxruntime", "litert"} and rows["litert"]["drift"]["agreement"] == 1
+    assert all(row["scores"]["accuracy"] > 0.9 for row in rows.values())
+
+
+# ---------------------------------------------------------------- what is wrong is said
+
+
+@pytest.mark.parametrize(
+    ("teacher", "settings", "words"),
+    [
+        (None, {}, "neither a teacher nor labels"),
+        (StoredTeacher.of(np.zeros((96, 4), np.float32)), {}, r"answers \[3\] an item of the student, \[4\]"),
+        (StoredTeacher.of(np.zeros((5, 3), np.float32)), {}, "found 5 of logits, wanted 96"),
+        (Exact(), {"features": 1.0, "layers": PAIRS[:1]}, "teacher Exact: features.0 are wanted"),
+        (Several((TorchTeacher(Exact()), StoredTeacher.of(np.zeros((96, 2), np.float32)))), {}, "wanted one shape"),
+    ],
+)
+def test_what_does_not_suit_is_refused(teacher: Any, settings: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        distill(student(), teacher, lessons(labels=False), Distillation(**settings), QUICK)
+
+
+def test_parts_that_cannot_be_compared_are_refused():
+    found = sequences()
+    with pytest.raises(InputError, match="heads a multiple of the student's"):
+        distill(Reader(4, 3), Reader(8, 4), found, Distillation(attention=1.0, layers=PAIRS[1:]), QUICK)
+    settings = Distillation(attention=1.0, layers=PAIRS[1:], mask="attention_mask")
+    with pytest.raises(InputError, match="wanted 'attention_mask' among them"):
+        distill(Reader(4, 2), Reader(8, 4), found, settings, QUICK)
+    with pytest.raises(InputError, match="student Sequential: layers are to be imitated"):
+        distill(student(), StoredTeacher({"logits": np.zeros((96, 3), np.float32), "features.0": np.zeros((96, 3))}),
+                lessons(), Distillation(features=1.0, layers=PAIRS[:1]), QUICK)  # fmt: skip
+
+
+def test_a_teacher_with_other_input_names_is_told_how_to_be_renamed():
+    found = lessons()
+    made = OnnxTeacher(deliver.artifact(student(), found).content)
+    other = Lessons({"numbers": found.inputs["x"]})
+    with pytest.raises(InputError, match="its inputs are x, the lessons' numbers") as caught:
+        distill(student(), made, other, how=QUICK)
+    assert caught.value.hint == "OnnxTeacher(..., rename={'x': 'numbers'})"
+    renamed = OnnxTeacher(made.model, rename={"x": "numbers"})
+    assert torch.allclose(ask(renamed, other), ask(made, found))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 0.0}, {"temperature": ()}, {"hard": 1.5}, {"features": 1.0}, {"layers": PAIRS[:1]},
+     {"answers": 0.0}, {"features": 1.0, "layers": (("hidden.0", "features.0"),)}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]):
+    with pytest.raises(ValueError, match="found"):
+        Distillation(**settings)
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    real = builtins.__import__
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name == "torch":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(EngineError, match="torch is not installed"):
+        distill(None, None, lessons())  # type: ignore[arg-type]
