@@ -252,7 +252,7 @@ def compression() -> str:
 def _compressed(model: str, recipe: str, pair: list[dict[str, Any]]) -> str:
     smaller = ", ".join(f"x{row['given_bytes'] / row['stored_bytes']:.1f}" for row in pair)
     first = pair[0]
-    key = "f1" if model == "minilm" else "accuracy"
+    key = "f1" if model.startswith("minilm") else "accuracy"
     scores = [f"{100 * row['scores'][key]:.2f} %" for row in pair if row["scores"]]
     same = scores[:1] if len(set(scores)) == 1 else scores
     times = ", ".join(f"x{row['speed']['ratio']:.2f}" if row["speed"] and row["speed"]["ratio"] else "" for row in pair)

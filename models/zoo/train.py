@@ -1,6 +1,7 @@
 """One trained model, and the items to compress and measure it with:
 
-    python models/zoo/train.py NAME OUT      NAME: resnet18, mobilenetv2, squeezenet, vgg, minilm, ai4i, ai4i-sklearn
+    python models/zoo/train.py NAME OUT      NAME: resnet18, mobilenetv2, squeezenet, vgg, minilm, ai4i, ai4i-sklearn,
+                                             minilm-student (when minilm is made),
                                              or bearing, whose data states no licence: to measure with, never to ship
 
 -> OUT/NAME.onnx                         float32, the first dimension of every input free, output "logits" (N,2)
@@ -33,6 +34,7 @@ FAMILIES = {
     "squeezenet": "vision",
     "vgg": "vision",
     "minilm": "texts",
+    "minilm-student": "distilled",
     "ai4i": "tables",
     "ai4i-sklearn": "tables",
     "bearing": "bearing",
