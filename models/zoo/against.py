@@ -83,8 +83,9 @@ def main() -> None:
     kept = [row for row in old if (row["kind"], row["judged_on"]) != ("learn", "test")]
     write_bytes(path, "".join(json.dumps(one) + "\n" for one in [*kept, *found]).encode())
     for row in found:
-        print(f"{row['step']:<40} {row['engine']:<12} x{row['times_smaller']:.0f} smaller, {row['speed']['p50_ms']:.3f} ms, "
-              f"x{1 / row['speed']['ratio']:.1f} faster, F1 {row['scores']['f1']:.4f}")  # fmt: skip
+        speed = row["speed"]
+        print(f"{row['step']:<40} {row['engine']:<12} x{row['times_smaller']:.0f} smaller, {speed['p50_ms']:.3f} ms, "
+              f"x{1 / speed['ratio']:.1f} faster, F1 {row['scores']['f1']:.4f}")  # fmt: skip
 
 
 if __name__ == "__main__":

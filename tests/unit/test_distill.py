@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edge_runtime.compress.learn.likeness import answer_loss, attention_loss, fe
 from edge_runtime.compress.learn.loop import Fit, answers
 from edge_runtime.compress.learn.teachers import OnnxTeacher, Several, StoredTeacher, TorchTeacher, ask_once
 from edge_runtime.errors import EngineError, InputError, UsageError
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -235,6 +237,25 @@ def test_what_was_taught_is_judged_on_both_engines():
     rows = deliver.judge(distill(student(), Exact(), found, how=QUICK), found)
     assert set(rows) == {"onnxruntime", "litert"} and rows["litert"]["drift"]["agreement"] == 1
     assert all(row["scores"]["accuracy"] > 0.9 for row in rows.values())
+
+
+def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    dice = np.random.default_rng(1)
+    items = {"features": dice.normal(size=(256, 6)).astype(np.float32)}
+    items["labels"] = (items["features"][:, 0] > 0).astype(np.int64)
+    np.savez(tmp_path / "items.npz", **items)
+    teacher = torch.nn.Linear(6, 2)
+    with torch.no_grad():
+        teacher.weight.copy_(torch.tensor([[-3.0], [3.0]]) * torch.eye(6)[:1])
+        teacher.bias.zero_()
+    found = deliver.artifact(teacher, Lessons({"features": items["features"]}))
+    (tmp_path / "teacher.onnx").write_bytes(found.content)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (code,) = (one for one in blocks if "OnnxTeacher" in one)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [one[0] for one in said] == ["onnxruntime", "litert"] and all(float(one[2]) > 0.8 for one in said)
 
 
 # ---------------------------------------------------------------- what is wrong is said
