@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import importlib
 import json
+import statistics
 import sys
 import textwrap
 from pathlib import Path
@@ -45,7 +46,7 @@ ABOUT = {
     "weights, no branches.",
     "minilm": "all-MiniLM-L6-v2, a transformer encoder of six layers, as published; the mean over its tokens and a "
     "linear head that tells spam.",
-    "minilm-student": "A transformer encoder of two layers that learned from all-MiniLM-L6-v2 to tell spam: its word "
+    "minilm-student": "A transformer encoder of one layer that learned from all-MiniLM-L6-v2 to tell spam: its word "
     "pieces, cut to those of the training messages, in a factorised embedding.",
     "ai4i": "Dense networks 6-64-64 that foresee a milling machine's failure: `ai4i` by PyTorch, `ai4i-sklearn` "
     "(StandardScaler and MLPClassifier in a pipeline) by scikit-learn and skl2onnx.",
@@ -149,7 +150,7 @@ def learned(folder: str) -> list[str]:
                 f"{row['scores'][key]:.4f} ± {row['spread'][key]:.4f}" if row["spread"] else f"{row['scores'][key]:.4f}"
                 for key in ("f1", "log_loss")
             )
-            spent = sum(one["seconds"] for one in row["seeds"]) / len(row["seeds"])
+            spent = statistics.median(one["seconds"] for one in row["seeds"])  # the first waits for the teacher
             lines.append(f"| {row['step']} | {row['about']} | {figures} | {spent:.0f} |")
     if against:
         lines += [

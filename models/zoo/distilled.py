@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from edge_runtime.compress.learn.distill import Distillation, distill
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, answers
 from edge_runtime.compress.learn.teachers import LOGITS, OnnxTeacher, StoredTeacher, TorchTeacher, ask_once
-from models.zoo.encoder import TOKENS, tokens
+from models.zoo.encoder import TOKENS, Sorter, load, tokens
 from models.zoo.export import answers as file_answers
 from models.zoo.export import to_onnx
 from models.zoo.files import REPOSITORY, write_bytes, write_items, write_model
@@ -39,8 +40,8 @@ from models.zoo.texts import read
 from models.zoo.tuned import logits, trimmed, tune
 
 HOW = Fit(epochs=1000, batch=32, rate=2e-3, decay=0.02, warm=0.15, average=0.995, clip=1.0)
-STEPS = 1000
-FIRST_STEPS = 300
+STEPS = 400
+FIRST_STEPS = 120
 """Of them, where hidden layers and attention are imitated before the answers (TinyBERT's two stages)."""
 
 MADE_UP = 2
@@ -50,8 +51,7 @@ DROPPED = 0.1
 """Share of the pieces that each showing leaves out."""
 
 SOFT = Distillation(temperature=4.0, hard=0.3, once=True)
-LAYERS = (("features.1", "features.3"), ("features.2", "features.6"),
-          ("attention.0", "attention.2"), ("attention.1", "attention.5"))  # fmt: skip
+LAYERS = (("features.1", "features.6"), ("attention.0", "attention.5"))
 INNER = Distillation(answers=0.0, features=1.0, attention=1.0, layers=LAYERS, mask="attention_mask", once=True)
 
 
@@ -101,9 +101,12 @@ class School:
         self.inputs = self.vocabulary.read(self.texts)
         held, self.held_labels = read("val")
         self.held = self.vocabulary.read(held)
-        self.tuned = tune(out)
-        self.embedding = self.tuned.encoder.words.weight.detach().numpy()[self.vocabulary.theirs]
+        self.embedding = load().words.weight.detach().numpy()[self.vocabulary.theirs]  # tuning leaves it
         self.said: dict[str, npt.NDArray[np.float32]] = {}
+
+    @cached_property
+    def tuned(self) -> Sorter:
+        return tune(self.out)
 
     def answers(self, teacher: str) -> npt.NDArray[np.float32]:
         """Of the messages, then of the texts made up; the published one is asked about the messages alone."""

@@ -31,7 +31,7 @@ class Shape:
 
     narrow: int = 64
     width: int = 96
-    layers: int = 2
+    layers: int = 1
     heads: int = 4
     wide: int = 192
     dropout: float = 0.1

@@ -270,7 +270,7 @@ def ask_once(
         return teacher
     place = None
     if folder is not None:
-        place = folder / _key(teacher, lessons, names)
+        place = folder / _key(teacher, lessons, names, batch)
         if place.is_dir():
             return StoredTeacher({name: np.load(place / f"{name}.npy", mmap_mode="r") for name in (LOGITS, *names)})
     ask = teacher.bind(lessons, names)
@@ -284,10 +284,12 @@ def ask_once(
     return StoredTeacher(arrays)
 
 
-def _key(teacher: Teacher, lessons: Lessons, names: Sequence[str]) -> str:
-    whole = sha256(repr((teacher.digest(), tuple(names))).encode())
-    for name, array in lessons.inputs.items():
-        whole.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+def _key(teacher: Teacher, lessons: Lessons, names: Sequence[str], batch: int) -> str:
+    """Of what the teacher is shown: another `prepare` is another key."""
+    whole = sha256(repr((teacher.digest(), tuple(names), tuple(lessons.inputs))).encode())
+    for _, inputs in lessons.batches(batch):
+        for tensor in inputs:
+            whole.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
     return whole.hexdigest()[:24]
 
 
