@@ -241,7 +241,7 @@ def test_what_was_taught_is_judged_on_both_engines():
 
 def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     dice = np.random.default_rng(1)
-    items = {"features": dice.normal(size=(256, 6)).astype(np.float32)}
+    items = {"features": dice.normal(size=(1024, 6)).astype(np.float32)}
     items["labels"] = (items["features"][:, 0] > 0).astype(np.int64)
     np.savez(tmp_path / "items.npz", **items)
     teacher = torch.nn.Linear(6, 2)
@@ -253,6 +253,7 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     (code,) = (one for one in blocks if "OnnxTeacher" in one)
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(1)
     exec(code, {})
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [one[0] for one in said] == ["onnxruntime", "litert"] and all(float(one[2]) > 0.8 for one in said)
