@@ -33,8 +33,13 @@ class Conv(nn.Module):
         self.norm = nn.BatchNorm2d(piece.channels) if piece.norm else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = functional.pad(x, same_padding(tuple(x.shape[2:]), self.kernel, self.strides))
-        return _ACTS[self.act](self.norm(self.conv(x)))
+        left, right, above, below = same_padding(tuple(x.shape[2:]), self.kernel, self.strides)
+        even = (left, above) == (right, below)
+        if not even:
+            x = functional.pad(x, [left, right, above, below])
+        conv, padding = self.conv, (above, left) if even else (0, 0)
+        x = functional.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+        return _ACTS[self.act](self.norm(x))
 
 
 def same_padding(sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -117,6 +122,8 @@ def module(piece: Any, shape: tuple[int, ...]) -> nn.Module:
             return Shuffle(piece, shape)
         case pieces.Pool():
             return nn.MaxPool2d(piece.kernel, piece.stride)
+        case pieces.Shrink():
+            return nn.AvgPool2d(piece.side)
         case pieces.Mean():
             return Mean()
         case pieces.MeanAndMost():

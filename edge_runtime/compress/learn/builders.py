@@ -33,6 +33,7 @@ from edge_runtime.compress.learn.pieces import (
     MeanAndMost,
     Piece,
     Pool,
+    Shrink,
     Shuffle,
     inverted,
     nearest,
@@ -120,7 +121,8 @@ class Picture(Pieces):
 @dataclass(frozen=True)
 class Separable(Pieces):
     """A first convolution of `stem` channels (stride 2), then `depth` blocks: `widths` and `strides` of each; those
-    behind the first `depth` are left out. `most`: the head sees the maximum beside the mean.
+    behind the first `depth` are left out. `most`: the head sees the maximum beside the mean. `shrink`: the picture is
+    averaged over squares of that side first, so that nets of several resolutions take the same input.
 
     With 16, (32, 48, 64, 64), (2, 1, 2, 1) and one class it is the malaria net."""
 
@@ -129,14 +131,15 @@ class Separable(Pieces):
     strides: tuple[int, ...] = (2, 1, 2, 1)
     depth: int = 4
     most: bool = True
+    shrink: int = 1
     resolution: int = 64
     channels: int = 3
     classes: int = 1
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        check_whole(self, ("stem", "depth", "channels", "classes"), 1)
-        check_whole(self, ("resolution",), 8)
+        check_whole(self, ("stem", "depth", "channels", "classes", "shrink"), 1)
+        check_whole(self, ("resolution",), 8 * self.shrink)
         check_shares(self, ("dropout",), 0, 0.9)
         if not 1 <= self.depth <= min(len(self.widths), len(self.strides)):
             raise UsageError(
@@ -148,15 +151,19 @@ class Separable(Pieces):
                 f"separable: found widths {list(self.widths)} and strides {list(self.strides)}, wanted widths of 1 and "
                 "more and strides of 1 or 2"
             )
+        # what is left out plays no part in whether two are the same
+        object.__setattr__(self, "widths", tuple(self.widths[: self.depth]))
+        object.__setattr__(self, "strides", tuple(self.strides[: self.depth]))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.channels, self.resolution, self.resolution
 
     def pieces(self) -> tuple[Piece, ...]:
-        made: list[Piece] = [Conv(self.stem, 3, 2)]
+        made: list[Piece] = [Shrink(self.shrink)] if self.shrink > 1 else []
+        made.append(Conv(self.stem, 3, 2))
         channels = self.stem
-        for outputs, stride in list(zip(self.widths, self.strides, strict=False))[: self.depth]:
+        for outputs, stride in zip(self.widths, self.strides, strict=True):
             made.append(separable(channels, outputs, stride))
             channels = outputs
         return (*made, MeanAndMost() if self.most else Mean(), Drop(self.dropout), Dense(self.classes))

@@ -142,6 +142,16 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Shrink:
+    """The mean of each square."""
+
+    side: int
+
+    def write(self, sheet: Sheet, x: Spot) -> Spot:
+        return sheet.pool(x, self.side, self.side, "AveragePool")
+
+
+@dataclass(frozen=True)
 class Mean:
     """Over the picture: (channels, height, width) to (channels)."""
 

@@ -176,11 +176,11 @@ class Sheet:
         node = Node("globalpool", "float32", prod(x.shape[1:]), 1, x.shape[0])
         return self.add("ReduceMax", [x], (x.shape[0],), node)
 
-    def pool(self, x: Spot, kernel: int, stride: int) -> Spot:
-        """The largest of each window that lies whole in the picture."""
+    def pool(self, x: Spot, kernel: int, stride: int, kind: str = "MaxPool") -> Spot:
+        """The largest (or the mean) of each window that lies whole in the picture."""
         height, width = ((size - kernel) // stride + 1 for size in x.shape[1:])
         node = Node("pool", "float32", height * width, kernel**2, x.shape[0], kernel**2, stride)
-        return self.add("MaxPool", [x], (x.shape[0], height, width), node)
+        return self.add(kind, [x], (x.shape[0], height, width), node)
 
     def product(self, x: Spot, columns: int, kind: str = "Gemm") -> Spot:
         """With weights; the last axis is the one that is summed up."""

@@ -1,0 +1,99 @@
+"""One architecture, judged: trained for a while, perhaps on pictures made smaller, or read out of a supernet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.loop import Fit, answers, cross_entropy, fit
+from edge_runtime.compress.learn.space import from_plain
+from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.errors import InputError, UsageError
+
+Score = Callable[[npt.NDArray[np.float32], Lessons], float]
+"""(logits, lessons) -> what is to be large. A function of a module."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How long a candidate is taught: `fit` with these epochs (or `steps`), on pictures averaged over squares of
+    `shrink` pixels, which costs the square of it less."""
+
+    epochs: int = 1
+    shrink: int = 1
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class School:
+    """What all trials share. `score` says how good logits are on `val`; accuracy by default."""
+
+    lessons: Lessons
+    val: Lessons
+    fit: Fit = field(default_factory=Fit)
+    smoothing: float = 0.0
+    score: Score | None = None
+
+    def __post_init__(self) -> None:
+        if self.lessons.labels is None or self.val.labels is None:
+            raise InputError("found lessons without labels, wanted labels to teach and to judge candidates by")
+
+
+def accuracy(logits: npt.NDArray[np.float32], lessons: Lessons) -> float:
+    """Share of right answers: above 0 for one logit, the largest of several; items shown 0 times do not count."""
+    said = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+    right = said.astype(np.int64) == lessons.labels
+    return float(right.mean() if lessons.times is None else right[lessons.times > 0].mean())
+
+
+def run_trial(school: School, trial: Mapping[str, Any]) -> dict[str, Any]:
+    """`trial`: {"architecture": plain_of(builder), "rung": asdict(Rung), "seed"}; gives {"score", "seconds"}."""
+    began = time.monotonic()
+    net = train(school, trial)
+    logits = answers(net, shrunk(school.val, trial["rung"]["shrink"]))
+    return {"score": (school.score or accuracy)(logits, school.val), "seconds": round(time.monotonic() - began, 2)}
+
+
+def train(school: School, trial: Mapping[str, Any]) -> Any:
+    """The candidate's network after its rung."""
+    torch = need_torch()
+    rung = Rung(**trial["rung"])
+    torch.manual_seed(trial["seed"])
+    net = from_plain(trial["architecture"]).build().to(memory_format=torch.channels_last)
+    lessons = shrunk(school.lessons, rung.shrink)
+    settings = replace(school.fit, epochs=rung.epochs, seed=trial["seed"])
+    return fit(net, lessons, cross_entropy(lessons, school.smoothing), settings, steps=rung.steps)
+
+
+def shrunk(lessons: Lessons, side: int) -> Lessons:
+    """The same lessons with pictures averaged over squares. Raises UsageError for inputs that are no pictures."""
+    if side == 1:
+        return lessons
+    if side < 1:
+        raise UsageError(f"found pictures shrunk {side} times, wanted 1 or more")
+    return replace(lessons, prepare=Shrinking(lessons.prepare, side))
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """What lessons prepare, made smaller; an object of a module, so that it can be sent to another process."""
+
+    prepare: Any
+    side: int
+
+    def __call__(self, inputs: tuple[Any, ...], dice: Any) -> tuple[Any, ...]:
+        torch = need_torch()
+        given = inputs if self.prepare is None else self.prepare(inputs, dice)
+        if any(one.ndim != 4 for one in given):
+            raise UsageError("found inputs that are no pictures, wanted (N,channels,height,width) to make smaller")
+        return tuple(torch.nn.functional.avg_pool2d(one, self.side) for one in given)
+
+
+def as_trial(plain: Mapping[str, Any], rung: Rung, seed: int) -> dict[str, Any]:
+    return {"architecture": dict(plain), "rung": asdict(rung), "seed": seed}
