@@ -28,7 +28,7 @@ from edge_runtime.errors import BudgetError, EngineError, InputError, UsageError
 from edge_runtime.operators import OperatorTable, Point
 from tests.conftest import small_device
 
-FIXED = {"widths": (0, 0), "strides": (2, 1), "resolution": 16}
+FIXED = {"widths": (0, 0), "strides": (2, 1), "resolution": 16, "dropout": 0.0}
 SPACE = Space("separable", {"stem": (4, 8), "widths.0": (4, 8), "widths.1": (4, 8), "depth": (1, 2)}, FIXED)
 SHORT = Search(trials=6, population=3, batch=2, rungs=(Rung(steps=2), Rung(steps=4)), keep=2)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from edge_runtime.compress.learn.checks import check_whole
 from edge_runtime.compress.learn.lessons import Lessons
-from edge_runtime.compress.learn.prices import FORMS, Limits, Price, paper_of, price, refusals, words
+from edge_runtime.compress.learn.prices import FORMS, NO_LIMITS, Limits, Price, paper_of, price, refusals, words
 from edge_runtime.compress.learn.record import Record
 from edge_runtime.compress.learn.space import Code, Space, key_of, plain_of
 from edge_runtime.compress.learn.trial import Rung, School, as_trial, run_trial
@@ -37,8 +37,8 @@ _TRIES = 2000
 
 @dataclass(frozen=True)
 class Search:
-    """`trials` on rung 0; a `population` that ages; a parent is the best of `sample`; `batch` are judged together, which
-    is as many workers as can be used; `cross`: share of children with two parents. `keep` go on from rung 0, and on
+    """`trials` on rung 0; a `population` that ages; a parent is the best of `sample`; `batch` are judged together, and so
+    many workers can be used; `cross`: share of children with two parents. `keep` go on from rung 0, and on
     each further rung one in `eta`. `aim`: "front" for all objectives, "score" for the best score that fits. `sieve`:
     of so many drawn candidates the one that scores best without any training (proxies.py) is judged. `form`: in which
     the model is to be stored and run. `seconds` for all of it, after which nothing new is begun."""
@@ -126,7 +126,7 @@ def search_architecture(
     settings: Search = Search(),
     *,
     school: School | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
     seeds: Sequence[Any] = (),
     supernet: Any = None,
     record: Path | Record | None = None,
@@ -276,6 +276,8 @@ class _Hunt:
                 young = len(alive) + len(asked) < settings.population
                 make = (lambda: self.space.draw(self.dice)) if young else (lambda: self.child(alive))
                 code = waiting.pop(0) if waiting else self.fresh(make, set(asked))
+                if code is None and not young:  # all neighbours are known
+                    code = self.fresh(lambda: self.space.draw(self.dice), set(asked))
                 if code is None:
                     break
                 asked[key_of(self.space.decode(code))] = code

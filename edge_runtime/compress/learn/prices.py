@@ -36,6 +36,9 @@ class Limits:
     latency_ms: float | None = None
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Price:
     """Of one architecture on one device; `form` is float or int8."""
@@ -90,7 +93,7 @@ def _latency(paper: Paper, device: DeviceProfile, engine: str, form: str) -> flo
     return None if found.unknown else found.latency_ms
 
 
-def refusals(one: Price, budget: Budget, limits: Limits = Limits()) -> tuple[str, ...]:
+def refusals(one: Price, budget: Budget, limits: Limits = NO_LIMITS) -> tuple[str, ...]:
     """Each way in which an architecture breaks the device's budget or the tighter limits; empty where it fits.
 
     Raises UsageError for a limit in milliseconds where no latency can be predicted."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class SuperNet(nn.Module):
         self.stem = Layer(one.channels, one.stem, 3)
         widths = (one.stem, *one.widths)
         self.filters = nn.ModuleList(Layer(n, n, 3, each=True) for n in widths[:-1])
-        self.mixers = nn.ModuleList(Layer(n, m, 1) for n, m in zip(widths, widths[1:], strict=False))
+        self.mixers = nn.ModuleList(Layer(n, m, 1) for n, m in pairwise(widths))
         self.mean = nn.Parameter(torch.randn(one.classes, max(widths)) * 0.01)
         self.highest = nn.Parameter(torch.randn(one.classes, max(widths)) * 0.01)
         self.bias = nn.Parameter(torch.zeros(one.classes))
@@ -86,7 +87,6 @@ class SuperNet(nn.Module):
         said = x.mean(dim=(2, 3)) @ self.mean[:, :channels].T + self.bias
         return said + x.amax(dim=(2, 3)) @ self.highest[:, :channels].T if one.most else said
 
-    @torch.no_grad()
     def cut(self, one: Separable) -> Any:
         """The slice as a network of its own, which can be taught on; its statistics are not counted yet."""
         net = one.build()
@@ -95,14 +95,15 @@ class SuperNet(nn.Module):
             layers += [(self.filters[place], channels, channels), (self.mixers[place], channels, outputs)]
             channels = outputs
         wanted = [module for module in net.modules() if isinstance(getattr(module, "conv", None), nn.Conv2d)]
-        for module, (layer, inputs, outputs) in zip(wanted, layers, strict=True):
-            module.conv.weight.copy_(layer.sliced(inputs, outputs))
-            module.norm.weight.copy_(layer.gain[:outputs])
-            module.norm.bias.copy_(layer.shift[:outputs])
         head = next(module for module in net.modules() if isinstance(module, nn.Linear))
         parts = [self.mean[:, :channels]] + ([self.highest[:, :channels]] if one.most else [])
-        head.weight.copy_(torch.cat(parts, dim=1))
-        head.bias.copy_(self.bias)
+        with torch.no_grad():
+            for module, (layer, inputs, outputs) in zip(wanted, layers, strict=True):
+                module.conv.weight.copy_(layer.sliced(inputs, outputs))
+                module.norm.weight.copy_(layer.gain[:outputs])
+                module.norm.bias.copy_(layer.shift[:outputs])
+            head.weight.copy_(torch.cat(parts, dim=1))
+            head.bias.copy_(self.bias)
         return net
 
 
