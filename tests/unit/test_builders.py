@@ -66,7 +66,8 @@ def test_wrong_settings_are_named(name: str, settings: dict[str, Any], said: str
 
 TINY: list[tuple[str, dict[str, Any]]] = [
     ("separable", {"stem": 8, "widths": (8, 12), "strides": (2, 1), "depth": 2, "resolution": 24}),
-    ("separable", {"stem": 4, "widths": (8,), "strides": (1,), "depth": 1, "resolution": 34, "most": False, "shrink": 2}),
+    ("separable", {"stem": 4, "widths": (8,), "strides": (1,), "depth": 1, "resolution": 34, "most": False}),
+    ("separable", {"stem": 4, "widths": (8,), "strides": (1,), "depth": 1, "resolution": 34, "shrink": 2}),
     ("mobilenetv1", {"width": 0.25, "depth": 0.5, "resolution": 32}),
     ("mobilenetv2", {"width": 0.25, "depth": 0.5, "resolution": 33}),
     ("mobilenetv3", {"width": 0.25, "depth": 0.5, "resolution": 32}),

@@ -37,11 +37,13 @@ _TRIES = 2000
 
 @dataclass(frozen=True)
 class Search:
-    """`trials` on rung 0; a `population` that ages; a parent is the best of `sample`; `batch` are judged together, and so
-    many workers can be used; `cross`: share of children with two parents. `keep` go on from rung 0, and on
-    each further rung one in `eta`. `aim`: "front" for all objectives, "score" for the best score that fits. `sieve`:
-    of so many drawn candidates the one that scores best without any training (proxies.py) is judged. `form`: in which
-    the model is to be stored and run. `seconds` for all of it, after which nothing new is begun."""
+    """`trials` on rung 0; a `population` that ages; a parent is the best of `sample`; `batch` are judged together, by
+    so many workers at most; `cross`: share of children with two parents. `keep` go on from rung 0, and on each further
+    rung one in `eta`. `aim`: "front" for all objectives, "score" for the best score that fits. `sieve`: of so many
+    drawn candidates the one that scores best without any training (proxies.py) is judged. `form`: float or int8, in
+    which the model is to be stored and run, by a bundle of the kind `task`. `seed`: of the search's course,
+    `teach_seed`: of each training. `weights`: a folder, which all workers can reach, for the weights of the last rung
+    (trial.load_trained). `seconds` for all of it, after which nothing new is begun."""
 
     trials: int = 40
     population: int = 12
@@ -56,6 +58,8 @@ class Search:
     form: str = "int8"
     task: str | None = None
     seed: int = 1
+    teach_seed: int = 1
+    weights: Path | None = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -201,7 +205,7 @@ class _Hunt:
                 return code
             from edge_runtime.compress.learn.proxies import untrained
 
-            good = untrained(one, self.school.val, self.settings.seed)
+            good = untrained(one, self.school.val, self.settings.teach_seed)
             best = max(best, (good, code)) if best else (good, code)
             left -= 1
             if not left:
@@ -214,9 +218,9 @@ class _Hunt:
         """In the order given; what the record has is not judged again."""
         shared = rung == 0 and self.supernet is not None
         plain = [plain_of(one) for one in ones]
-        trials = [as_trial(each, self.settings.rungs[rung], self.settings.seed) for each in plain]
+        trials = [self.trial(each, rung) for each in plain]
         how = f"supernet {self.supernet.digest}" if shared else str(sorted(asdict(self.settings.rungs[rung]).items()))
-        keys = [f"{self.tag} {how} {self.settings.seed} {key_of(one)}" for one in ones]
+        keys = [f"{self.tag} {how} {self.settings.teach_seed} {key_of(one)}" for one in ones]
         rows = [self.record.get(key) for key in keys]
         missing = [place for place, row in enumerate(rows) if row is None]
         self.recorded += len(rows) - len(missing)
@@ -234,6 +238,11 @@ class _Hunt:
             said = bool(seeded and seeded[place])
             made.append(Candidate(plain[place], known, rung, row["score"], row["seconds"], said))
         return made
+
+    def trial(self, architecture: Mapping[str, Any], rung: int) -> dict[str, Any]:
+        made = as_trial(architecture, self.settings.rungs[rung], self.settings.teach_seed)
+        last = rung == len(self.settings.rungs) - 1
+        return made | {"weights": str(self.settings.weights) if last and self.settings.weights else None}
 
     def late(self, share: float = 1.0) -> bool:
         limit = self.settings.seconds

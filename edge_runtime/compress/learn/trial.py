@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, answers, cross_entropy, fit
 from edge_runtime.compress.learn.space import from_plain
 from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.digest import sha256
 from edge_runtime.errors import InputError, UsageError
 
 Score = Callable[[npt.NDArray[np.float32], Lessons], float]
@@ -56,6 +60,12 @@ def run_trial(school: School, trial: Mapping[str, Any]) -> dict[str, Any]:
     """`trial`: {"architecture": plain_of(builder), "rung": asdict(Rung), "seed"}; gives {"score", "seconds"}."""
     began = time.monotonic()
     net = train(school, trial)
+    if trial.get("weights"):
+        file = weights_file(Path(trial["weights"]), trial)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(f".{os.getpid()}.new")
+        need_torch().save(net.state_dict(), fresh)
+        os.replace(fresh, file)
     logits = answers(net, shrunk(school.val, trial["rung"]["shrink"]))
     return {"score": (school.score or accuracy)(logits, school.val), "seconds": round(time.monotonic() - began, 2)}
 
@@ -69,6 +79,21 @@ def train(school: School, trial: Mapping[str, Any]) -> Any:
     lessons = shrunk(school.lessons, rung.shrink)
     settings = replace(school.fit, epochs=rung.epochs, seed=trial["seed"])
     return fit(net, lessons, cross_entropy(lessons, school.smoothing), settings, steps=rung.steps)
+
+
+def weights_file(folder: Path, trial: Mapping[str, Any]) -> Path:
+    plain = {key: trial[key] for key in ("architecture", "rung", "seed")}
+    return folder / f"{sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]}.pt"
+
+
+def load_trained(folder: Path, trial: Mapping[str, Any]) -> Any:
+    """The network that a search with `weights` has kept. Raises InputError where it is not there."""
+    file = weights_file(folder, trial)
+    if not file.is_file():
+        raise InputError(f"{file}: found no weights of {trial['architecture']}, wanted those of its last rung")
+    net = from_plain(trial["architecture"]).build()
+    net.load_state_dict(need_torch().load(file, weights_only=True))
+    return net.eval()
 
 
 def shrunk(lessons: Lessons, side: int) -> Lessons:
