@@ -1,0 +1,162 @@
+"""The large teacher: a ResNet-18 (He and others, 2015) with the slide's own lessons, and what it thinks of each cell.
+
+A student whose scores calibrate the verdict may learn only from a teacher that never saw the people whose cells it
+scores: there is one teacher of all training people, and one without each fold, with the same recipe but fewer epochs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import dataset
+import numpy as np
+import numpy.typing as npt
+import teacher
+import torch
+from dataset import Cells
+from learn import Settings, lesson_weights, vary
+from torch import nn
+from torch.nn import functional
+
+from models.zoo.export import to_onnx
+from models.zoo.networks import resnet18
+
+Floats = npt.NDArray[np.float32]
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class LargeSettings:
+    """`sides`: side of the pictures in each epoch. `half`: convolutions in bfloat16, several times as fast where the
+    processor has tiles for them, and slow where it has not; the network itself stays in float32."""
+
+    sides: tuple[int, ...] = (48, 48, 48, 64, 64, 64, 64, 64)
+    fold_sides: tuple[int, ...] = (48, 48, 48, 64)
+    batch: int = 64
+    rate: float = 2e-3
+    decay: float = 0.05
+    warm: float = 0.25
+    average: float = 0.99
+    soft: float = 0.5  # weight of the boosted trees' opinion beside the label
+    smoothing: float = 0.02
+    half: bool = True
+    seed: int = 1
+
+
+class Large(nn.Module):
+    """ResNet-18's two answers as one logit of "infected": (B,3,S,S) to (B,1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = resnet18()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer = self.net(x)
+        return answer[:, 1:] - answer[:, :1]
+
+
+def parts(cells: Cells) -> npt.NDArray[np.int64]:
+    """Fold of each cell, -1 where it is not for training."""
+    deal = dataset.folds(cells.person[cells.split == "train"], FOLDS)
+    return np.array([deal.get(name, -1) for name in cells.person.tolist()])
+
+
+def trees(cells: Cells, work: Path, left_out: int | None) -> Floats:
+    """The boosted trees' opinion (N,), NaN for cells that this training must not see."""
+    file = work / f"trees-{left_out}.npy"
+    if not file.is_file():
+        if not (work / "colours.npy").is_file():
+            np.save(work / "colours.npy", teacher.colours(cells.pixels))
+        np.save(file, teacher.opinions(cells, np.load(work / "colours.npy"), parts(cells), left_out))
+    opinion: Floats = np.load(file)
+    return opinion
+
+
+def shown(cells: Cells) -> npt.NDArray[np.int64]:
+    """Places of the cells of an epoch, each as often as it is shown."""
+    return np.repeat(np.arange(len(cells)), lesson_weights(cells))
+
+
+def train(cells: Cells, opinion: Floats, sides: tuple[int, ...], settings: LargeSettings, name: str) -> Large:
+    """From scratch on `cells`, in the label and the trees' `opinion` (N,); the running average of the weights."""
+    torch.manual_seed(settings.seed)
+    dice = torch.Generator().manual_seed(settings.seed)
+    net = Large().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean = copy.deepcopy(net)
+    pixels = torch.from_numpy(cells.pixels).permute(0, 3, 1, 2)
+    label = cells.infected * (1 - settings.smoothing) + settings.smoothing / 2
+    targets = torch.from_numpy((settings.soft * opinion + (1 - settings.soft) * label).astype(np.float32))
+    order = torch.from_numpy(shown(cells))
+    length = len(order) // settings.batch
+    optimizer = torch.optim.AdamW(net.parameters(), settings.rate, weight_decay=settings.decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.rate, total_steps=length * len(sides), pct_start=settings.warm
+    )
+    began, step, change = time.monotonic(), 0, Settings()
+    for epoch, side in enumerate(sides):
+        net.train()
+        total = 0.0
+        mixed = order[torch.randperm(len(order), generator=dice)][: length * settings.batch]
+        for some in mixed.split(settings.batch):
+            x = vary(pixels[some].float() / 255, change, dice)
+            x = x if side == 64 else functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.half):
+                answer = net(x.contiguous(memory_format=torch.channels_last))[:, 0]
+            loss = functional.binary_cross_entropy_with_logits(answer.float(), targets[some])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            step += 1
+            blend(mean, net, min(settings.average, step / (step + 10)))
+            total += float(loss.detach())
+        spent = time.monotonic() - began
+        print(f"{name} epoch {epoch + 1} ({side}) loss {total / length:.4f} {spent:.0f}s", file=sys.stderr, flush=True)
+    return mean.eval()
+
+
+@torch.no_grad()
+def blend(mean: nn.Module, net: nn.Module, keep: float) -> None:
+    """Running average of weights and of normalisation statistics."""
+    pairs = zip(mean.state_dict().values(), net.state_dict().values(), strict=True)
+    olds, news = zip(*((old, new) for old, new in pairs if old.dtype.is_floating_point), strict=True)
+    torch._foreach_lerp_(olds, news, 1 - keep)
+
+
+@torch.inference_mode()
+def logits(net: nn.Module, pixels: npt.NDArray[np.uint8], batch: int = 128) -> Floats:
+    """uint8 (N,64,64,3) to float32 (N,), in float32."""
+    net.eval()
+    found = []
+    for start in range(0, len(pixels), batch):
+        x = torch.from_numpy(pixels[start : start + batch]).permute(0, 3, 1, 2).float() / 255
+        found.append(net(x.contiguous(memory_format=torch.channels_last))[:, 0].numpy())
+    return np.concatenate(found)
+
+
+def opinions(cells: Cells, left_out: int | None, settings: LargeSettings, work: Path) -> Floats:
+    """The teacher's logit of every cell (N,). With `left_out`, by the one that never saw the people of that fold."""
+    file = work / f"large-{left_out}.npy"
+    if not file.is_file():
+        opinion = trees(cells, work, left_out)
+        mask = np.isfinite(opinion)
+        sides = settings.sides if left_out is None else settings.fold_sides
+        net = train(cells.where(mask), opinion[mask], sides, settings, f"teacher without fold {left_out}")
+        if left_out is None:
+            content = to_onnx(net, (torch.rand(2, 3, 64, 64),), ("image",))
+            (work / "large.onnx").write_bytes(content)
+            torch.save(net.state_dict(), work / "large.pt")
+        np.save(file, logits(net, cells.pixels))
+    found: Floats = np.load(file)
+    return found
+
+
+def chance(logit: Floats, softness: float = 1.0) -> Floats:
+    """Logits to probabilities, with the temperature `softness`."""
+    return 1 / (1 + np.exp(-np.clip(logit / softness, -30 * math.e, 30 * math.e)))
