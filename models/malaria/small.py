@@ -1,0 +1,249 @@
+"""The small student: lessons as views of cells made once, a float network, and the same network on coarse grids.
+
+A view is a cell as augmentation changed it, kept in 8 bits: every student sees the same ones, so that students differ
+in what they are told and in their seed alone. On the grid (Jacob and others, 2018; learned steps: Esser and others,
+2020) a layer's weights are whole multiples of one step, and the loss charges for the bits that an entropy coder would
+take (Oktay and others, 2020): the length of a weight's code under a Laplace distribution with the layer's own width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from dataset import Cells
+from large import shown
+from layers import Folded
+from learn import Settings, vary
+from network import CellNet, Shape, fold
+from tiny_files import TinyLayer, TinyNet
+from torch import nn
+from torch.nn import functional
+
+from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.loop import Fit, Loss, fit
+
+Floats = npt.NDArray[np.float32]
+BIAS_GRID = 64  # a bias is a whole multiple of so many steps: of its four bytes mostly one says something
+
+
+@dataclass(frozen=True)
+class Views:
+    """`pixels` uint8 (V,64,64,3), `place` (V,): which cell each one shows."""
+
+    pixels: npt.NDArray[np.uint8]
+    place: npt.NDArray[np.int64]
+
+
+def make_views(cells: Cells, times: int, work: Path, seed: int = 7, batch: int = 256) -> Views:
+    """Of the lessons among `cells`, each `times` as often as an epoch shows it; made once and kept."""
+    place = np.tile(shown(cells), times)
+    file = work / "views.npy"
+    if not file.is_file():
+        dice, change = torch.Generator().manual_seed(seed), Settings()
+        made = np.lib.format.open_memmap(work / "views-new.npy", "w+", np.uint8, (len(place), 64, 64, 3))
+        for start in range(0, len(place), batch):
+            some = place[start : start + batch]
+            x = torch.from_numpy(cells.pixels[some]).permute(0, 3, 1, 2).float() / 255
+            made[start : start + batch] = (vary(x, change, dice) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        made.flush()
+        (work / "views-new.npy").rename(file)
+    return Views(np.load(file, mmap_mode="r"), place)
+
+
+def prepare(batch: tuple[Any, ...], dice: Any) -> tuple[Any, ...]:
+    """uint8 (B,64,64,3) to float32 (B,3,64,64), in training any of the eight ways round, a batch alike."""
+    x = batch[0].permute(0, 3, 1, 2).float() / 255
+    if dice is not None:
+        way = int(torch.randint(8, (1,), generator=dice))
+        x = x.transpose(2, 3) if way & 4 else x
+        x = x.flip([axis for axis, bit in ((2, 1), (3, 2)) if way & bit])
+    return (x.contiguous(memory_format=torch.channels_last),)
+
+
+@dataclass(frozen=True)
+class Student:
+    """`epochs` are runs through the views, each of several epochs' cells. `soft`: weight of the teacher's opinion
+    beside the label, `temperature` that at which they are compared. `price`: of a stored byte, in loss."""
+
+    shape: Shape = field(default_factory=lambda: Shape(12, ((24, 2), (32, 1), (48, 2), (48, 1)), 0.0))
+    epochs: int = 2
+    rate: float = 6e-3
+    batch: int = 64
+    decay: float = 0.01
+    average: float = 0.997
+    smoothing: float = 0.02
+    soft: float = 0.7
+    temperature: float = 2.0
+    tune_epochs: int = 1
+    tune_rate: float = 2e-3
+    tune_average: float = 0.99
+    levels: int = 7
+    price: float = 1e-5
+    seed: int = 1
+
+
+def loss_of(views: Views, infected: npt.NDArray[np.bool_], teacher: Floats | None, settings: Student) -> Loss:
+    """`teacher`: logits, of each view or of each cell; None: the label alone."""
+    label = infected[views.place] * (1 - settings.smoothing) + settings.smoothing / 2
+    labels = torch.from_numpy(label.astype(np.float32))
+    heat = settings.temperature
+    soft = None
+    if teacher is not None:
+        each = teacher if len(teacher) == len(views.place) else teacher[views.place]
+        soft = torch.sigmoid(torch.from_numpy(each) / heat)
+
+    def loss(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
+        logit = net(*inputs)[:, 0]
+        plain = functional.binary_cross_entropy_with_logits(logit, labels[index])
+        if soft is None:
+            return plain
+        told = functional.binary_cross_entropy_with_logits(logit / heat, soft[index])
+        return (1 - settings.soft) * plain + settings.soft * heat * heat * told
+
+    return loss
+
+
+def lessons(views: Views) -> Lessons:
+    return Lessons({"image": views.pixels}, prepare=prepare)
+
+
+def train_float(views: Views, loss: Loss, settings: Student, notice: Any = None) -> CellNet:
+    torch.manual_seed(settings.seed)
+    net = CellNet(settings.shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    how = Fit(settings.epochs, settings.batch, settings.rate, settings.decay, 0.2, settings.average, 5.0, settings.seed)
+    found: CellNet = fit(net, lessons(views), loss, how, notice=notice)
+    return found
+
+
+# ---------------------------------------------------------------- on the grid
+
+
+@dataclass(frozen=True)
+class _Plain:
+    weight: Floats
+    bias: Floats
+    stride: int
+    depthwise: bool
+
+
+def balanced(folded: Folded, pixels: npt.NDArray[np.uint8], share: float = 0.9999) -> tuple[list[_Plain], Floats]:
+    """The same function with every activation between 0 and 1, and channels of like weights: a ReLU lets a channel's
+    factor through, so weights before it are divided by what those behind it are multiplied with (Nagel and others,
+    2019). Returns the convolutions and the dense row."""
+    weights = [layer.weight.copy() for layer in folded.layers]
+    biases = [layer.bias.copy() for layer in folded.layers]
+    head = folded.head.copy()
+    for _ in range(10):
+        for place in range(len(weights) - 1):
+            one, two = weights[place], weights[place + 1]
+            before = np.abs(one).reshape(len(one), -1).max(1)
+            wide = two if folded.layers[place + 1].depthwise else two.transpose(1, 0, 2, 3)
+            after = np.abs(wide).reshape(len(wide), -1).max(1)
+            gain = np.sqrt(np.maximum(after, 1e-4) / np.maximum(before, 1e-4))
+            one *= gain[:, None, None, None]
+            biases[place] *= gain
+            wide /= gain[:, None, None, None]
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    done, top = [], 1.0
+    for layer, weight, bias in zip(folded.layers, weights, biases, strict=True):
+        x = functional.relu(_conv(x, torch.from_numpy(weight), torch.from_numpy(bias), layer.stride, layer.depthwise))
+        here = float(np.quantile(x.numpy().ravel()[:: max(1, x.numel() // 2_000_000)], share))
+        done.append(_Plain(weight * (top / here), bias / here, layer.stride, layer.depthwise))
+        top = here
+    return done, head * top
+
+
+def _conv(x: Any, weight: Any, bias: Any, stride: int, depthwise: bool) -> Any:
+    kernel = weight.shape[-1]
+    x = functional.pad(x, (0, 1, 0, 1)) if stride == 2 else x
+    padding = kernel // 2 if stride == 1 else 0
+    return functional.conv2d(x, weight, bias, stride, padding, groups=len(weight) if depthwise else 1)
+
+
+def _rounded(x: Any) -> Any:
+    """Rounding whose slope is taken for 1 (the straight-through estimator)."""
+    return x + (torch.round(x) - x).detach()
+
+
+class GridNet(nn.Module):
+    """The student as the 8-bit files reckon, with weights that can still be taught."""
+
+    def __init__(self, plain: list[_Plain], head: Floats, head_bias: float, levels: int) -> None:
+        super().__init__()
+        self.stride = [one.stride for one in plain]
+        self.depthwise = [one.depthwise for one in plain]
+        self.levels = levels
+        rows = [one.weight for one in plain] + [head]
+        self.weights = nn.ParameterList([nn.Parameter(torch.from_numpy(one.astype(np.float32))) for one in rows])
+        self.biases = nn.ParameterList([nn.Parameter(torch.from_numpy(one.bias.astype(np.float32))) for one in plain])
+        self.head_bias = nn.Parameter(torch.tensor(float(head_bias)))
+        # the step that a Gaussian of this width would want, or the largest weight's where that is finer
+        starts = [min(float(np.abs(one).max()) / levels, 2.5 * float(one.std()) / levels * 1.5) for one in rows]
+        self.steps = nn.Parameter(torch.log(torch.tensor(starts)))
+
+    def level(self, place: int) -> Any:
+        """Weights in steps, not rounded."""
+        return torch.clamp(self.weights[place] / torch.exp(self.steps[place]), -self.levels, self.levels)
+
+    def forward(self, x: Any) -> Any:
+        for place, (stride, depthwise) in enumerate(zip(self.stride, self.depthwise, strict=True)):
+            step = torch.exp(self.steps[place])
+            weight = _rounded(self.level(place)) * step
+            fine = step * (BIAS_GRID / 255)
+            bias = _rounded(self.biases[place] / fine) * fine
+            x = torch.clamp(_conv(x, weight, bias, stride, depthwise), 0, 1)
+            x = _rounded(x * 255) / 255
+        x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+        head = _rounded(self.level(len(self.stride))) * torch.exp(self.steps[-1])
+        return (x @ head + self.head_bias)[:, None]
+
+    def bytes(self) -> Any:
+        """What an entropy coder would take for the weights, as a smooth function of them."""
+        total = 0.0
+        for place in range(len(self.weights)):
+            x = self.level(place)
+            width = x.abs().mean().clamp(min=0.05)
+            mass = _below((x + 0.5) / width) - _below((x - 0.5) / width)
+            total = total - torch.log2(mass.clamp(min=1e-9)).sum() / 8
+        return total
+
+
+def _below(x: Any) -> Any:
+    """Laplace's distribution function."""
+    half = 0.5 * torch.exp(-x.abs())
+    return torch.where(x < 0, half, 1 - half)
+
+
+def train_grid(start: CellNet, views: Views, loss: Loss, settings: Student, notice: Any = None) -> GridNet:
+    """From the trained float network on."""
+    folded = fold(start)
+    some = np.random.default_rng(3).choice(len(views.place), 512, replace=False)
+    plain, head = balanced(folded, np.stack([views.pixels[one] for one in sorted(some.tolist())]))
+    net = GridNet(plain, head, folded.head_bias, settings.levels)
+
+    def priced(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
+        return loss(net, inputs, index) + settings.price * net.bytes()
+
+    how = Fit(
+        settings.tune_epochs, settings.batch, settings.tune_rate, 0.0, 0.1, settings.tune_average, 5.0, settings.seed
+    )
+    found: GridNet = fit(net, lessons(views), priced, how, notice=notice)
+    return found
+
+
+@torch.no_grad()
+def integers(net: GridNet) -> TinyNet:
+    """What the files are written from."""
+    layers = []
+    for place, (stride, depthwise) in enumerate(zip(net.stride, net.depthwise, strict=True)):
+        step = float(torch.exp(net.steps[place]))
+        weight = torch.round(net.level(place)).numpy().astype(np.int8)
+        bias = np.rint(net.biases[place].numpy() * (255 / step / BIAS_GRID)).astype(np.int32) * BIAS_GRID
+        layers.append(TinyLayer(weight, step, bias, stride, depthwise))
+    head = torch.round(net.level(len(layers))).numpy().astype(np.int8)
+    return TinyNet(tuple(layers), 1 / 255, head, float(torch.exp(net.steps[-1])), float(net.head_bias))

@@ -1,0 +1,274 @@
+"""The slide's reader in 4 KB, from the images to what ships, in one command:
+
+    python models/malaria/train_tiny.py OUT [--work CACHE]
+
+trains a ResNet-18 with the slide's lessons, then a small network that learns from it and from the labels, then that
+network on coarse grids with a price on its bytes; trains the small one five times from the labels alone and five times
+with the teacher; trains five more without a fifth of the people each, so that every training person has scores from a
+network that never saw them; calibrates the verdict on those and on val; measures on test, once, and writes to OUT:
+
+    tiny.onnx tiny.tflite    the same integers          large.onnx, student.onnx, student-qat.onnx   what led to them
+    calibration.json         of the verdict             metrics.json                                 every figure
+
+The students without a fold learn from boosted trees that saw neither that fold nor the cell's own, and not from five
+more ResNets, which would take an hour: the verdict is calibrated on networks that are, if anything, a little worse.
+Needs what train.py needs. MINUTES on one core; CACHE keeps what was trained, so a second run only measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+import dataset  # noqa: E402
+import engines  # noqa: E402
+import evaluate  # noqa: E402
+import large  # noqa: E402
+import numpy as np  # noqa: E402
+import onnx_files  # noqa: E402
+import people  # noqa: E402
+import small  # noqa: E402
+import tiny_files  # noqa: E402
+import torch  # noqa: E402
+import train as reader  # noqa: E402
+from dataset import Cells  # noqa: E402
+from network import CellNet, Floats, fold  # noqa: E402
+from small import GridNet, Student, Views  # noqa: E402
+
+from edge_runtime.bundle import load_bundle  # noqa: E402
+from edge_runtime.compress.code import encode  # noqa: E402
+from edge_runtime.task.verdict import Calibration  # noqa: E402
+from models.zoo.export import answers  # noqa: E402
+
+SEEDS, VIEWS = (1, 2, 3, 4, 5), 6
+QAT = {"levels": 63, "price": 0.0}
+SHIPPED = REPOSITORY / "models" / "malaria" / "metrics.json"
+
+
+def say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+def to_logit(chance: Floats) -> Floats:
+    sure = np.clip(chance, 2e-3, 1 - 2e-3)
+    return np.log(sure / (1 - sure)).astype(np.float32)
+
+
+class Class:
+    """Everything that students learn from: the lessons' views, labels, and what the teachers say."""
+
+    def __init__(self, cells: Cells, work: Path) -> None:
+        self.cells, self.work = cells, work
+        self.learnt = cells.where(cells.split == "train")
+        self.part = large.parts(cells)[cells.split == "train"]
+        self.views = small.make_views(self.learnt, VIEWS, work)
+
+    def opinion(self, left_out: int | None) -> Floats:
+        """Logits (T,) of training cells: the ResNet's, or without a fold the trees' (NaN for that fold)."""
+        train = self.cells.split == "train"
+        if left_out is None:
+            return large.opinions(self.cells, None, large.LargeSettings(), self.work)[train]
+        return to_logit(large.trees(self.cells, self.work, left_out)[train])
+
+    def subset(self, left_out: int | None) -> Views:
+        if left_out is None:
+            return self.views
+        keep = np.flatnonzero(self.part[self.views.place] != left_out)
+        return Views(self.views.pixels[keep], self.views.place[keep])
+
+    def student(self, name: str, settings: Student, left_out: int | None = None, taught: bool = True) -> CellNet:
+        net, file = CellNet(settings.shape), self.work / f"{name}.pt"
+        if not file.is_file():
+            views = self.subset(left_out)
+            loss = small.loss_of(views, self.learnt.infected, self.opinion(left_out) if taught else None, settings)
+            found = small.train_float(views, loss, settings, lambda words: say(f"{name} {words}"))
+            torch.save(found.state_dict(), file)
+        net.load_state_dict(torch.load(file, weights_only=True))
+        return net.eval()
+
+    def grid(self, name: str, start: CellNet, settings: Student, left_out: int | None = None) -> GridNet:
+        file = self.work / f"{name}.pt"
+        if not file.is_file():
+            views = self.subset(left_out)
+            loss = small.loss_of(views, self.learnt.infected, self.opinion(left_out), settings)
+            found = small.train_grid(start, views, loss, settings, lambda words: say(f"{name} {words}"))
+            torch.save(found, file)
+        net: GridNet = torch.load(file, weights_only=False)
+        return net.eval()
+
+
+def figures(cells: Cells, scores: Floats, part: str) -> dict[str, float]:
+    """Of val or test, the cut from val."""
+    cut = float(np.quantile(scores[(cells.split == "val") & cells.infected], 0.1))
+    some = cells.split == part
+    return evaluate.cell_figures(cells.where(some), scores[some], cut)
+
+
+def seeds(lessons: Class, cells: Cells, short: Student) -> dict[str, Any]:
+    """Figures of the same student, five times alone and five times taught; the margin against its own spread."""
+    rest, made = cells.split != "train", {}
+    for arm, taught in (("alone", False), ("distilled", True)):
+        rows = []
+        for seed in SEEDS:
+            file = lessons.work / f"scores-{arm}-{seed}.npy"
+            if not file.is_file():
+                net = lessons.student(f"{arm}-{seed}", replace(short, seed=seed), taught=taught)
+                scores = np.full(len(cells), np.nan, np.float32)
+                scores[rest] = large.logits(net, cells.pixels[rest])
+                np.save(file, scores)
+            scores = np.load(file)
+            rows.append({part: figures(cells, scores, part) for part in ("val", "test")})
+        made[arm] = rows
+    return made
+
+
+def margins(rows: dict[str, Any], part: str) -> dict[str, Any]:
+    """By figure: means and standard deviations, and the margin in standard deviations of the student alone."""
+    made = {}
+    for key in rows["alone"][0][part]:
+        alone, taught = (np.array([row[part][key] for row in rows[arm]]) for arm in ("alone", "distilled"))
+        made[key] = {
+            "alone": [float(alone.mean()), float(alone.std(ddof=1))],
+            "distilled": [float(taught.mean()), float(taught.std(ddof=1))],
+            "margin": float(taught.mean() - alone.mean()),
+            # every taught one beyond every lone one: by chance 1 of 126 for five against five
+            "apart": bool(taught.min() > alone.max() or taught.max() < alone.min()),
+        }
+    return made
+
+
+def write(net: GridNet, out: Path, name: str) -> None:
+    integers = small.integers(net)
+    tiny_files.write_onnx(integers, out / f"{name}.onnx")
+    tiny_files.write_tflite(integers, out / f"{name}.tflite")
+
+
+def stored(path: Path) -> int:
+    content = path.read_bytes()
+    return min(len(content), len(encode(content, path.suffix[1:]).content))
+
+
+def large_scores(path: Path, cells: Cells) -> Floats:
+    image = cells.pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    logit: Floats = answers(path.read_bytes(), {"image": np.ascontiguousarray(image)})[:, 0]
+    return logit
+
+
+def scored(path: Path, cells: Cells, work: Path) -> Floats:
+    """Of val and test, by the real engine; NaN for training cells."""
+    rest, scores = cells.split != "train", np.full(len(cells), np.nan, np.float32)
+    some = cells.where(rest)
+    scores[rest] = large_scores(path, some) if path.name == "large.onnx" else engines.run(path, some.pixels)
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--work", type=Path, default=None, help="keeps decoded cells and trained networks")
+    parser.add_argument("--no-test", action="store_true", help="choose on train and val only, and stop there")
+    options = parser.parse_args()
+    out, work = options.out, options.work or options.out / "work"
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    began, settings = time.monotonic(), Student()
+    cells = dataset.load_cells(work)
+    lessons = Class(cells, work)
+    lessons.opinion(None)
+    (out / "large.onnx").write_bytes((work / "large.onnx").read_bytes())
+    student = lessons.student("student", settings)
+    onnx_files.write_float(fold(student), out / "student.onnx")
+    write(lessons.grid("qat", student, replace(settings, **QAT)), out, "student-qat")
+    write(lessons.grid("tiny", student, settings), out, "tiny")
+    rows = seeds(lessons, cells, replace(settings, epochs=1))
+    held = held_out(lessons, cells, settings)
+    metrics = measured(cells, held, rows, settings, out, work, not options.no_test)
+    metrics["seconds"] = round(time.monotonic() - began)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+def held_out(lessons: Class, cells: Cells, settings: Student) -> Floats:
+    """Logits (N,) of training cells, each by the tiny student that never saw the person; NaN elsewhere."""
+    part, scores = large.parts(cells), np.full(len(cells), np.nan, np.float32)
+    for number in range(large.FOLDS):
+        start = lessons.student(f"student-{number}", replace(settings, epochs=1), number)
+        net = lessons.grid(f"tiny-{number}", start, settings, number)
+        mine = part == number
+        scores[mine] = large.logits(net, cells.pixels[mine])
+    return scores
+
+
+FILES = {"teacher": "large.onnx", "student": "student.onnx", "qat": "student-qat.onnx", "tiny": "tiny.onnx",
+         "tiny_lite": "tiny.tflite"}  # fmt: skip
+
+
+def measured(
+    cells: Cells, held: Floats, rows: dict[str, Any], settings: Student, out: Path, work: Path, test: bool
+) -> dict[str, Any]:
+    """Every figure, and the calibration of what ships."""
+    parts = ("val", "test") if test else ("val",)
+    steps, scores = {}, {}
+    for name, file in FILES.items():
+        scores[name] = scored(out / file, cells, work)
+        steps[name] = {"bytes": (out / file).stat().st_size, "stored": stored(out / file)}
+        steps[name] |= {part: figures(cells, scores[name], part) for part in parts}
+    shipped = np.where(cells.split == "train", held, scores["tiny"])
+    choice = people.Choice()
+    gate = Calibration.from_json(load_bundle(REPOSITORY / "models/malaria/malaria.edge").task["calibration"]).gate
+    calibration = reader.fit_decision(cells, shipped, gate, choice)
+    (out / "calibration.json").write_text(json.dumps(calibration.to_json(), indent=1) + "\n")
+    use, val = cells.split != "test", cells.split == "val"
+    cut = float(np.quantile(shipped[val & cells.infected], 0.1))
+    healthy = people.by_person(shipped, cells.person, use & cells.healthy)
+    infected = people.by_person(shipped, cells.person, use & cells.infected & ~cells.suspect)
+    made: dict[str, Any] = {"settings": asdict(settings), "parameters": small_parameters(settings), "steps": steps}
+    made["held_out"] = {
+        "train": evaluate.with_intervals(cells.where(cells.split == "train"), shipped[cells.split == "train"], cut),
+        "train_and_val": evaluate.cell_figures(cells.where(use), shipped[use], cut),
+        "slides": evaluate.slide_figures(healthy, infected, calibration, choice),
+    }
+    made["seeds"] = {part: margins(rows, part) for part in parts}
+    if test:
+        made |= test_figures(cells, scores, shipped, calibration, choice, cut)
+    return made
+
+
+def small_parameters(settings: Student) -> int:
+    return fold(CellNet(settings.shape).eval()).parameters
+
+
+def test_figures(
+    cells: Cells,
+    scores: dict[str, Floats],
+    shipped: Floats,
+    calibration: Calibration,
+    choice: people.Choice,
+    cut: float,
+) -> dict[str, Any]:
+    """With intervals, and slides, of what ships."""
+    test = cells.split == "test"
+    some = cells.where(test)
+    healthy = people.by_person(shipped, cells.person, test & cells.healthy)
+    infected = people.by_person(shipped, cells.person, test & cells.infected & ~cells.suspect)
+    everyone = people.by_person(shipped, cells.person, cells.healthy)
+    known = people.by_person(shipped, cells.person, ~test & cells.infected & ~cells.suspect)
+    same = (scores["tiny"] > 0) == (scores["tiny_lite"] > 0)
+    return {
+        "test": evaluate.with_intervals(some, shipped[test], cut),
+        "test_slides": evaluate.slide_figures(healthy, infected, calibration, choice),
+        "leave_one_out": people.leave_one_out(everyone, known, calibration.gate, choice),
+        "same_label_on_both_engines": float(same[test].mean()),
+        "largest_difference_between_engines": float(np.abs(scores["tiny"] - scores["tiny_lite"])[test].max()),
+    }
+
+
+if __name__ == "__main__":
+    main()
