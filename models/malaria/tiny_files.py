@@ -114,7 +114,7 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]
         super().__init__(1024)
         self.stored: dict[tuple[str, bytes], int] = {}
 
-    def CreateNumpyVector(self, x: npt.NDArray[Any]) -> int:  # noqa: N802 (flatbuffers' name)
+    def CreateNumpyVector(self, x: npt.NDArray[Any]) -> int:
         key = (x.dtype.str, x.tobytes())
         if key not in self.stored:
             self.stored[key] = super().CreateNumpyVector(x)
@@ -127,7 +127,7 @@ class _Once:
     def __init__(self, table: Any) -> None:
         self.table, self.place = table, 0
 
-    def Pack(self, builder: Any) -> int:  # noqa: N802 (flatbuffers' name)
+    def Pack(self, builder: Any) -> int:
         if not self.place:
             self.place = self.table.Pack(builder)
         return self.place

@@ -50,7 +50,7 @@ from models.zoo.export import answers  # noqa: E402
 
 SEEDS, VIEWS = (1, 2, 3, 4, 5), 6
 QAT = {"levels": 63, "price": 0.0}
-SHIPPED = REPOSITORY / "models" / "malaria" / "metrics.json"
+LARGE_PARAMETERS = sum(one.numel() for one in large.Large().parameters())
 
 
 def say(words: str) -> None:
@@ -218,7 +218,8 @@ def measured(
     steps, scores = {}, {}
     for name, file in FILES.items():
         scores[name] = scored(out / file, cells, work)
-        steps[name] = {"bytes": (out / file).stat().st_size, "stored": stored(out / file)}
+        count = LARGE_PARAMETERS if name == "teacher" else small_parameters(settings)
+        steps[name] = {"parameters": count, "bytes": (out / file).stat().st_size, "stored": stored(out / file)}
         steps[name] |= {part: figures(cells, scores[name], part) for part in parts}
     shipped = np.where(cells.split == "train", held, scores["tiny"])
     choice = people.Choice()
@@ -230,6 +231,7 @@ def measured(
     healthy = people.by_person(shipped, cells.person, use & cells.healthy)
     infected = people.by_person(shipped, cells.person, use & cells.infected & ~cells.suspect)
     made: dict[str, Any] = {"settings": asdict(settings), "parameters": small_parameters(settings), "steps": steps}
+    made |= {"teacher": asdict(large.LargeSettings()), "bias_grid": small.BIAS_GRID, "folds": large.FOLDS}
     made["held_out"] = {
         "train": evaluate.with_intervals(cells.where(cells.split == "train"), shipped[cells.split == "train"], cut),
         "train_and_val": evaluate.cell_figures(cells.where(use), shipped[use], cut),
@@ -237,7 +239,7 @@ def measured(
     }
     made["seeds"] = {part: margins(rows, part) for part in parts}
     if test:
-        made |= test_figures(cells, scores, shipped, calibration, choice, cut)
+        made |= test_figures(cells, scores, shipped, calibration, choice)
     return made
 
 
