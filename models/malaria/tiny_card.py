@@ -145,8 +145,8 @@ def slides(metrics: Json, shipped: Json) -> str:
     return (
         "## Slides\n\nInfected cells per 1,000 at which 95 % of slides are found; how they are simulated is in the "
         f"larger reader's card.\n\n{table(head, rows)}\n"
-        f"Each healthy person left out in turn: slides called infected, {left}. False positives per 5,000 healthy cells "
-        f"of\ntraining people, held out: {held['train']['false_positives_per_5000_healthy'][0]:.1f} "
+        f"Each healthy person left out in turn: slides called infected, {left}. False positives per 5,000 cells of "
+        f"healthy\ntraining people, held out: {held['train']['false_positives_per_5000_healthy'][0]:.1f} "
         f"(larger reader: {shipped['held_out']['train']['false_positives_per_5000_healthy'][0]:.1f}).\n"
     )
 

@@ -72,11 +72,13 @@ class Class:
         self.views = small.make_views(self.learnt, VIEWS, work)
 
     def opinion(self, left_out: int | None) -> Floats:
-        """Logits (T,) of training cells: the ResNet's, or without a fold the trees' (NaN for that fold)."""
+        """Logits (T,) of training cells: the mean of the ResNet's and the trees', or without a fold the trees' alone
+        (NaN for that fold)."""
         train = self.cells.split == "train"
-        if left_out is None:
-            return large.opinions(self.cells, None, large.LargeSettings(), self.work)[train]
-        return to_logit(large.trees(self.cells, self.work, left_out)[train])
+        trees = to_logit(large.trees(self.cells, self.work, left_out)[train])
+        if left_out is not None:
+            return trees
+        return (large.opinions(self.cells, None, large.LargeSettings(), self.work)[train] + trees) / 2
 
     def subset(self, left_out: int | None) -> Views:
         if left_out is None:
