@@ -26,6 +26,12 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate", type=Path, metavar="DATA", help="a folder of images (with --like) or an .npz of model inputs"
     )
+    parser.add_argument(
+        "--train",
+        type=Path,
+        metavar="DATA",
+        help="items for passes that learn (default: those to calibrate on)",
+    )
     parser.add_argument("--judge", type=Path, metavar="DATA", help="other items, with labels, to judge the result on")
     parser.add_argument(
         "--like", type=Path, metavar="BUNDLE", help="a bundle or bundle.json with task and preprocessing"
@@ -115,6 +121,7 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         recipes=tuple(load_recipe(Path(one)) for one in arguments.recipe),
         out=arguments.output,
         calibrate=arguments.calibrate,
+        train=arguments.train,
         judge=arguments.judge,
         like=arguments.like or (model if model.suffix == ".edge" else None),
         target=Target(arch, engines),

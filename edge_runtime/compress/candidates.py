@@ -8,7 +8,7 @@ numbers that are stored. Only members that survived alone are combined, and thre
 computed.
 
 Classes of cost, cheapest first: 0 seconds, without items; 1 with items to calibrate on; 2 a search over the layers;
-3 learning from the original's answers; 4 training with data of the user's.
+3 learning from the original's answers, on the items of --train where they are given.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+from edge_runtime.compress.passes import PASSES
 from edge_runtime.compress.recipe import Recipe, find_pass, pass_name, read_recipe
+from edge_runtime.compress.steps import LEARNING
 from edge_runtime.errors import UsageError
 
 CLASSES = (
@@ -28,7 +30,6 @@ CLASSES = (
     "with items to calibrate on",
     "a search over the layers",
     "learning from the original's answers",
-    "training with data",
 )
 REPAIR = "repair"
 _MOST_TOGETHER = 4
@@ -55,7 +56,7 @@ def _rungs(form: Callable[[Any], str], setting: str, *values: Any) -> tuple[tupl
     return tuple((form(value), {setting: value}) for value in values)
 
 
-FAMILIES: tuple[Family, ...] = (
+_KNOWN: tuple[Family, ...] = (
     Family(
         "prune", "prune_channels", 0, 2, _rungs(lambda x: f"prune{x * 100:.0f}", "macs", 0.75, 0.5, 0.35, 0.25), 1,
         repairs={},
@@ -71,7 +72,9 @@ FAMILIES: tuple[Family, ...] = (
         "share", "share_weights", 2, 0, _rungs(lambda x: f"share{x}", "bits", 7, 6, 5, 4, 3), 2,
         repairs={"keep_values": True},
     ),
-    Family("grid", "grid", 2, 2, _rungs(lambda x: f"grid{x * 100:.0f}", "limit_sd", 0.01, 0.03, 0.06, 0.1, 0.2), 2),
+    Family(
+        "grid", "grid", 2, 2, _rungs(lambda x: f"grid{x * 100:.0f}", "limit_sd", 0.01, 0.03, 0.06, 0.1, 0.2, 0.3), 2
+    ),
     Family("half", "weights_fp16", 4, 0, (("half", {}),), alone=True),
     Family(
         "minifloat", "weights_minifloat", 4, 0,
@@ -89,7 +92,16 @@ FAMILIES: tuple[Family, ...] = (
         "static", "static_w8a8", 4, 1, (("static_mse", {"method": "mse", "bias_correction": True}), ("static", {})), 1
     ),
     Family("mixed", "mixed", 4, 1, _rungs(lambda x: f"mixed{x * 100:.0f}", "limit_sd", 0.02, 0.05, 0.1), 1),
+    Family(
+        "aware", "quantize_aware", 4, 3,
+        (
+            ("aware8", {"weights": "int8"}), ("aware4", {"weights": "int4", "scale_grid": 8}),
+            ("aware2", {"weights": "ternary", "scale_grid": 8}),
+        ),
+        1,
+    ),
 )  # fmt: skip
+FAMILIES = tuple(one for one in _KNOWN if one.technique in PASSES)
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ def of_recipe(recipe: Recipe) -> Candidate:
     known = {one.technique: one.cost for one in FAMILIES} | {REPAIR: 3, "code": 0}
     coded = "code" in names
     plain = Recipe(recipe.name, tuple(one for one in recipe.passes if pass_name(one) != "code"))
-    return Candidate(plain, max((known.get(name, 4) for name in names), default=0), (), (coded,), "")
+    return Candidate(plain, max((known.get(name, 3) for name in names), default=0), (), (coded,), "")
 
 
 @dataclass
@@ -260,6 +272,8 @@ class Board:
             names.append(label)
             steps.append({"pass": self._named[name].technique} | dict(settings))
         recipe = read_recipe({"name": "-".join(names), "passes": steps}, "search")
+        if any(pass_name(one) in LEARNING for one in recipe.passes) and not self.learns:
+            return None
         try:
             recipe.check(self.form, self.has_items)
         except UsageError:

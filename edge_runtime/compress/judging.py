@@ -21,8 +21,9 @@ from edge_runtime.compress.candidates import Candidate
 from edge_runtime.compress.drift import compare
 from edge_runtime.compress.outputs import BATCH, answers
 from edge_runtime.compress.paper import Place, macs_of
+from edge_runtime.compress.products import Made, forms
 from edge_runtime.compress.recipe import Context
-from edge_runtime.compress.run import Job, Made, Ready, forms
+from edge_runtime.compress.run import Job, Ready
 from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.scores import scores
 from edge_runtime.compress.steps import CollapseError, Notice, run_recipe
@@ -144,7 +145,7 @@ class Record:
         self.path = folder / RECORD
         judged, samples = ready.judged, ready.samples
         parts = [__version__, ready.original.digest, str(job.target)]
-        for one in (samples, judged):
+        for one in (samples, judged, *([ready.lessons] if ready.lessons else [])):
             labels = b"" if one is None or one.labels is None else one.labels.tobytes()
             people = b"" if one is None or one.person is None else one.person.tobytes()
             parts.append("none" if one is None else f"{one.digest()} {sha256(labels + people).hexdigest()}")

@@ -34,6 +34,7 @@ _SAME_COUNT = (
     "weights_fp16",
     "weights_minifloat",
     "mixed",
+    "quantize_aware",
 )
 
 

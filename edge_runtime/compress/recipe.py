@@ -39,13 +39,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may look at. `original` is the prepared model, float, before the first pass."""
+    """What a pass may look at. `original` is the prepared model, float, before the first pass. `lessons`: the items for
+    passes that learn, where they are others than those to calibrate on; run_recipe hands them to these passes."""
 
     original: Artifact
     samples: Samples | None
     target: Target = Target()
     progress: Progress = lambda done, total, words: None
     facts: dict[str, Any] = field(default_factory=dict)
+    lessons: Samples | None = None
 
     def note(self, key: str, value: Any) -> None:
         """A fact for the report of this step: anything that JSON can hold."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.compress import slide_figures, verify
-from edge_runtime.compress.artifact import Artifact, need_packages, slim
-from edge_runtime.compress.code import for_bundle
-from edge_runtime.compress.costs import foresee
-from edge_runtime.compress.dynamic import as_weights
+from edge_runtime.compress.artifact import Artifact, need_packages
 from edge_runtime.compress.export import load_model
 from edge_runtime.compress.outputs import specs
 from edge_runtime.compress.prepare import prepare
+from edge_runtime.compress.products import Made, forms, write
 from edge_runtime.compress.recipe import Context, Progress, Recipe, Target, pass_name
 from edge_runtime.compress.samples import Samples, load_samples
 from edge_runtime.compress.scores import check_labels
@@ -30,12 +27,10 @@ from edge_runtime.compress.steps import (
     Notice,
     PassReport,
     run_recipe,
-    write_whole,
 )
-from edge_runtime.compress.tflite_write import find_unsupported, to_tflite
-from edge_runtime.compress.unpack import unpack
+from edge_runtime.compress.tflite_write import find_unsupported
 from edge_runtime.errors import EdgeError, EngineError, InputError, UsageError
-from edge_runtime.packing import MANIFEST, load_description, pack_folder
+from edge_runtime.packing import load_description
 
 if TYPE_CHECKING:
     from edge_runtime.tensors import TensorSpec
@@ -45,27 +40,12 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Made:
-    """One file for one engine: a recipe's result in the form that the engine reads. `coded`: stored entropy-coded."""
-
-    name: str
-    recipe: str
-    engine: str
-    artifact: Artifact
-    coded: bool
-
-    @property
-    def file(self) -> str:
-        return f"{self.name}.{self.artifact.format}"
-
-
-@dataclass(frozen=True)
 class Job:
-    """What is asked for. `model`: a file's path or a prepared artifact; `judge`: items to judge the result on (else
-    those to calibrate with, and the report says so); `like`: a bundle or a bundle.json, for task, labels and
-    preprocessing; `out`: an .edge file (needs `like`) or a folder; `speed`, `robust`: whether they are measured;
-    `steps`: a folder where finished steps stay, for other runs that begin alike; `only`: the recipes and engines that
-    are written, of those that are made; `more`: what else the report holds."""
+    """What is asked for. `model`: a file's path or a prepared artifact; `train`: items for passes that learn; `judge`:
+    items to judge the result on (else those to calibrate with, and the report says so); `like`: a bundle or a
+    bundle.json, for task, labels and preprocessing; `out`: an .edge file (needs `like`) or a folder; `speed`, `robust`:
+    whether they are measured; `steps`: a folder where finished steps stay, for other runs that begin alike; `only`: the
+    recipes and engines that are written, of those that are made; `more`: what else the report holds."""
 
     model: Path | Artifact
     recipes: tuple[Recipe, ...]
@@ -80,6 +60,7 @@ class Job:
     steps: Path | None = None
     only: frozenset[tuple[str, str]] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    train: Path | None = None
 
     @property
     def keep(self) -> Path:
@@ -96,6 +77,7 @@ class Ready:
     original: Artifact
     samples: Samples | None
     judged: Samples | None
+    lessons: Samples | None = None
 
 
 def read(job: Job) -> Ready:
@@ -116,7 +98,7 @@ def read(job: Job) -> Ready:
     judged = _samples(job.judge, inputs, about) or samples
     if judged is not None and judged.labels is not None and outputs[0].shape:
         check_labels(judged.labels, outputs[0].shape[-1], judged.name)
-    return Ready(about, source, original, samples, judged)
+    return Ready(about, source, original, samples, judged, _samples(job.train, inputs, about))
 
 
 def compress(
@@ -133,7 +115,8 @@ def compress(
         raise UsageError("found no recipe, wanted at least one", hint="add --recipe FILE.json")
     ready = ready or read(job)
     about, original, samples = ready.about, ready.original, ready.samples
-    context = Context(original, samples, job.target, progress or (lambda done, total, words: None))
+    watched = progress or (lambda done, total, words: None)
+    context = Context(original, samples, job.target, watched, lessons=ready.lessons)
     made: list[Made] = []
     steps: dict[str, tuple[PassReport, ...]] = {}
     refused: dict[str, EdgeError] = {}
@@ -151,7 +134,7 @@ def compress(
     for name, collapse in _collapsed(report).items():
         _go_on(name, collapse, job, refused, notice)
     report |= _without(report, refused) | dict(job.more)
-    _write(job, about, report, [one for one in made if one.recipe not in refused], steps)
+    write(job.out, about, report, [one for one in made if one.recipe not in refused], steps)
     if job.steps is None:
         shutil.rmtree(job.keep, ignore_errors=True)
     return report
@@ -204,21 +187,6 @@ def _samples(path: Path | None, inputs: tuple[TensorSpec, ...], about: Bundle | 
 
 def _wanted(one: Made, job: Job) -> bool:
     return job.only is None or (one.recipe, one.engine) in job.only
-
-
-def forms(recipe: Recipe, artifact: Artifact, engines: Sequence[str]) -> list[Made]:
-    """The result for each engine: as it is for the one that reads its form, converted for LiteRT from ONNX."""
-    coded = any(pass_name(one) == "code" for one in recipe.passes)
-    found = []
-    if artifact.form == "tflite":
-        return [Made(recipe.name, recipe.name, "litert", artifact, coded)]
-    if "onnxruntime" in engines:
-        found.append(Made(recipe.name, recipe.name, "onnxruntime", slim(unpack(artifact)), coded))
-    if "litert" in engines:
-        model = artifact.model()
-        lite = Artifact("tflite", to_tflite(model, "dynamic" if as_weights(model) else "float"))
-        found.append(Made(f"{recipe.name}-lite", recipe.name, "litert", lite, coded))
-    return found
 
 
 # ---------------------------------------------------------------- the report
@@ -341,59 +309,3 @@ def _judged(judged: Samples | None, samples: Samples | None) -> dict[str, Any] |
         "unlabelled": judged.unlabelled,
         "also_calibrated_on": judged is samples,
     }
-
-
-# ---------------------------------------------------------------- what is written
-
-
-def _write(
-    job: Job,
-    about: Bundle | None,
-    report: dict[str, Any],
-    made: Sequence[Made],
-    steps: Mapping[str, tuple[PassReport, ...]],
-) -> None:
-    from edge_runtime.compress.report import as_page
-
-    bundle = job.out.suffix == ".edge"
-    if bundle and about is not None:
-        report["bundle"] = _pack(job.out, about, report, made, steps)
-    else:
-        for one in made:
-            write_whole(job.out / one.file, one.artifact.content)
-    place = job.out.with_suffix(".report.json") if bundle else job.out / "report.json"
-    write_whole(place, json.dumps(report, indent=1, allow_nan=False).encode())
-    write_whole(place.with_suffix(".html"), as_page(report).encode())
-
-
-def _pack(
-    out: Path, about: Bundle, report: dict[str, Any], made: Sequence[Made], steps: Mapping[str, tuple[PassReport, ...]]
-) -> dict[str, Any]:
-    rows = {row["name"]: row for row in report["variants"]}
-    with tempfile.TemporaryDirectory(prefix="edge-runtime-", dir=out.absolute().parent) as scratch:
-        folder = Path(scratch)
-        variants = []
-        for one in made:
-            write_whole(folder / one.file, one.artifact.content)
-            recipe = [_travels(step, one.artifact) for step in steps[one.recipe]]
-            entry = {"name": one.name, "format": one.artifact.format, "file": one.file, "recipe": recipe}
-            variants.append(
-                entry | {"metrics": _metrics(rows[one.name])} | ({"coding": "entropy"} if one.coded else {})
-            )
-        manifest: dict[str, Any] = {"name": about.name, "version": about.version, "task": dict(about.task)}
-        manifest |= {"labels": list(about.labels), "preprocessing": dict(about.preprocessing), "variants": variants}
-        write_whole(folder / MANIFEST, json.dumps(manifest).encode())
-        packed = pack_folder(folder, out, for_bundle, foresee)
-    return {"path": out.name, "bytes": packed.size, "digest": packed.digest}
-
-
-def _travels(step: PassReport, artifact: Artifact) -> dict[str, Any]:
-    """A step as the bundle keeps it. `activations` is what the planner looks for: the variant computes in integers."""
-    if not step.facts.get("integer_layers") or step.step.get("activation_bits") != 8:
-        return step.step
-    return step.step | {"activations": "int8" if artifact.form == "tflite" else "uint8"}
-
-
-def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: row[key] for key in ("drift", "scores", "slide") if row.get(key) is not None}
-    return {"judged": kept}

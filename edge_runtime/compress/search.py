@@ -110,7 +110,8 @@ class _Search:
         calibration = slide_figures.calibration_of(ready.about.task) if ready.about else None
         self.alarms = calibration.false_alarm if calibration else 0.0
         self.places = {name: Place(goal.device, name, task) for name in job.target.engines}
-        context = Context(ready.original, ready.samples, job.target, progress or (lambda done, total, words: None))
+        watched = progress or (lambda done, total, words: None)
+        context = Context(ready.original, ready.samples, job.target, watched, lessons=ready.lessons)
         if not job.resume:
             shutil.rmtree(job.keep, ignore_errors=True)
         self.bench = Bench(ready, job, self.places, context, self.judged)

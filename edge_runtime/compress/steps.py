@@ -27,6 +27,8 @@ Notice = Callable[[str], None]
 MOST_ITEMS = 256  # for the comparison after each step
 # a model that keeps fewer decisions than this is another model; passes have tighter limits of their own
 LEAST_AGREEMENT = 0.9
+# passes that learn, which wants more items than calibrating does
+LEARNING = ("repair", "quantize_aware", "prune_and_tune")
 MOST_CHANGE_SD = 0.6  # a change as large as the answers' own spread keeps nothing, whatever decisions say
 
 
@@ -66,8 +68,9 @@ def run_recipe(
     key = _start_key(artifact, context) if keep else ""
     reports: list[PassReport] = []
     for number, one in enumerate(recipe.passes, 1):
-        step = step_json(one)
-        key = sha256(f"{key} {json.dumps(step, sort_keys=True)}".encode()).hexdigest()
+        step, lessons = step_json(one), context.lessons if pass_name(one) in LEARNING else None
+        taught = f" {lessons.digest()}" if keep and lessons else ""
+        key = sha256(f"{key} {json.dumps(step, sort_keys=True)}{taught}".encode()).hexdigest()
         if keep and (found := _take_up(keep, key)):
             artifact, report = found
             if notice:
@@ -77,7 +80,7 @@ def run_recipe(
                 notice(f"{recipe.name}: step {number} of {len(recipe.passes)}, {pass_name(one)}")
             facts: dict[str, Any] = {}
             start = time.monotonic()
-            artifact = one(artifact, replace(context, facts=facts))
+            artifact = one(artifact, replace(context, facts=facts, samples=lessons or context.samples))
             seconds = time.monotonic() - start
             drift = _drift(artifact, context, reference)
             report = PassReport(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.compress import verify
-from edge_runtime.compress.run import forms
+from edge_runtime.compress.products import forms
 from edge_runtime.compress.steps import run_recipe
 from edge_runtime.machine import machine
 
