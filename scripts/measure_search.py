@@ -62,7 +62,8 @@ def run(name: str, work: Path, device: str, options: argparse.Namespace) -> dict
         target=Target(profile.arch, engines),
         speed=False,
         robust=False,
-        steps=work / f"steps-{name}-{device}",
+        train=learned if (learned := items(name, work, "unlabelled")).is_file() else None,
+        steps=work / f"steps-{name}-{profile.arch}",  # what was made for one device holds for others alike
     )
     goal = Goal(profile, options.max_drop, minutes=options.minutes, thorough=options.thorough)
     start = time.monotonic()

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from edge_runtime.compress.passes import PASSES
 from edge_runtime.compress.recipe import Recipe, find_pass, pass_name, read_recipe
 from edge_runtime.compress.steps import LEARNING
 from edge_runtime.errors import UsageError
@@ -32,6 +31,7 @@ CLASSES = (
     "learning from the original's answers",
 )
 REPAIR = "repair"
+_CHANNELS, _ZEROS, _VALUES, _NUMBERS = 0, 1, 2, 4  # slots; 3 is a repair's
 _MOST_TOGETHER = 4
 _TRIES = 3  # of one combination, each gentler than the one before
 
@@ -52,56 +52,55 @@ class Family:
     repairs: Mapping[str, Any] | None = None
 
 
-def _rungs(form: Callable[[Any], str], setting: str, *values: Any) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    return tuple((form(value), {setting: value}) for value in values)
+def _parts(name: str, setting: str, *values: float) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """Rungs of shares, called by their per cent."""
+    return tuple((f"{name}{100 * value:.0f}", {setting: value}) for value in values)
 
 
-_KNOWN: tuple[Family, ...] = (
+_SHARES = tuple((f"share{bits}", {"bits": bits}) for bits in (7, 6, 5, 4, 3))
+_MINIFLOATS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("e4m3", {}),
+    ("e3m2", {"exponent": 3, "mantissa": 2}),
+    ("e2m1", {"exponent": 2, "mantissa": 1}),
+)
+_INTEGERS = (
+    ("w8", {"bits": 8}),
+    ("w4b16", {"bits": 4, "block": 16}),
+    ("w4b32", {"bits": 4, "block": 32}),
+    ("w3b32", {"bits": 3, "block": 32}),
+)
+_STATIC: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("static_mse", {"method": "mse", "bias_correction": True}),
+    ("static", {}),
+)
+_AWARE: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("aware8", {"weights": "int8"}),
+    ("aware4", {"weights": "int4", "scale_grid": 8}),
+    ("aware2", {"weights": "ternary", "scale_grid": 8}),
+)
+FAMILIES: tuple[Family, ...] = (
+    Family("prune", "prune_channels", _CHANNELS, 2, _parts("prune", "macs", 0.75, 0.5, 0.35, 0.25), 1, repairs={}),
+    Family("rank", "low_rank", _CHANNELS, 2, _parts("rank", "macs", 0.75, 0.5, 0.35, 0.25), 1, repairs={}),
     Family(
-        "prune", "prune_channels", 0, 2, _rungs(lambda x: f"prune{x * 100:.0f}", "macs", 0.75, 0.5, 0.35, 0.25), 1,
-        repairs={},
-    ),
-    Family(
-        "rank", "low_rank", 0, 2, _rungs(lambda x: f"rank{x * 100:.0f}", "macs", 0.75, 0.5, 0.35, 0.25), 1, repairs={}
-    ),
-    Family(
-        "sparse", "prune_weights", 1, 0, _rungs(lambda x: f"sparse{x * 100:.0f}", "share", 0.3, 0.5, 0.7, 0.85), 1,
+        "sparse",
+        "prune_weights",
+        _ZEROS,
+        0,
+        _parts("sparse", "share", 0.3, 0.5, 0.7, 0.85),
+        1,
         repairs={"keep_zeros": True},
     ),
-    Family(
-        "share", "share_weights", 2, 0, _rungs(lambda x: f"share{x}", "bits", 7, 6, 5, 4, 3), 2,
-        repairs={"keep_values": True},
-    ),
-    Family(
-        "grid", "grid", 2, 2, _rungs(lambda x: f"grid{x * 100:.0f}", "limit_sd", 0.01, 0.03, 0.06, 0.1, 0.2, 0.3), 2
-    ),
-    Family("half", "weights_fp16", 4, 0, (("half", {}),), alone=True),
-    Family(
-        "minifloat", "weights_minifloat", 4, 0,
-        (("e4m3", {}), ("e3m2", {"exponent": 3, "mantissa": 2}), ("e2m1", {"exponent": 2, "mantissa": 1})), alone=True,
-    ),
-    Family(
-        "weights", "weights_int", 4, 0,
-        (
-            ("w8", {"bits": 8}), ("w4b16", {"bits": 4, "block": 16}), ("w4b32", {"bits": 4, "block": 32}),
-            ("w3b32", {"bits": 3, "block": 32}),
-        ),
-    ),
-    Family("dynamic", "dynamic_w8a8", 4, 1, (("dynamic", {}),)),
-    Family(
-        "static", "static_w8a8", 4, 1, (("static_mse", {"method": "mse", "bias_correction": True}), ("static", {})), 1
-    ),
-    Family("mixed", "mixed", 4, 1, _rungs(lambda x: f"mixed{x * 100:.0f}", "limit_sd", 0.02, 0.05, 0.1), 1),
-    Family(
-        "aware", "quantize_aware", 4, 3,
-        (
-            ("aware8", {"weights": "int8"}), ("aware4", {"weights": "int4", "scale_grid": 8}),
-            ("aware2", {"weights": "ternary", "scale_grid": 8}),
-        ),
-        1,
-    ),
-)  # fmt: skip
-FAMILIES = tuple(one for one in _KNOWN if one.technique in PASSES)
+    Family("share", "share_weights", _VALUES, 0, _SHARES, 2, repairs={"keep_values": True}),
+    Family("grid", "grid", _VALUES, 2, _parts("grid", "limit_sd", 0.01, 0.03, 0.06, 0.1, 0.2, 0.3), 2),
+    Family("half", "weights_fp16", _NUMBERS, 0, (("half", {}),), alone=True),
+    Family("minifloat", "weights_minifloat", _NUMBERS, 0, _MINIFLOATS, alone=True),
+    Family("weights", "weights_int", _NUMBERS, 0, _INTEGERS),
+    Family("dynamic", "dynamic_w8a8", _NUMBERS, 1, (("dynamic", {}),)),
+    Family("static", "static_w8a8", _NUMBERS, 1, _STATIC, 1),
+    Family("mixed", "mixed", _NUMBERS, 1, _parts("mixed", "limit_sd", 0.02, 0.05, 0.1), 1),
+    Family("tuned", "prune_and_tune", _ZEROS, 3, _parts("tuned", "share", 0.3, 0.5, 0.7, 0.85), 1),
+    Family("aware", "quantize_aware", _NUMBERS, 3, _AWARE, 1),
+)
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ class Board:
         return places
 
     def _repaired(self) -> Iterator[tuple[tuple[str, int], ...]]:
-        """The gentlest setting that was lost, repaired; and with numbers of fewer bits behind it."""
+        """The gentlest setting that was lost, repaired; behind it fewer values, numbers of fewer bits, or both."""
         for family in self.families:
             if family.repairs is None:
                 continue
@@ -254,9 +253,18 @@ class Board:
             yield mended
             if self._fate(*mended) != "kept":
                 continue
-            for other in self.families:
-                if other.slot > 3 and not other.alone and (kept := self._kept((other.name,))):
-                    yield (*mended, kept[-1][0])
+            values = self._strongest(_VALUES) if family.slot < _VALUES else []
+            numbers = self._strongest(_NUMBERS)
+            for behind in [*values, *numbers]:
+                yield (*mended, behind)
+            for value in values:
+                if self._fate(*mended, value) == "kept":
+                    yield from ((*mended, value, number) for number in numbers)
+
+    def _strongest(self, slot: int) -> list[tuple[str, int]]:
+        """Of each family of the slot that combines, the strongest setting that was kept."""
+        kept = [self._kept((one.name,)) for one in self.families if one.slot == slot and not one.alone]
+        return [one[-1][0] for one in kept if one]
 
     # ------------------------------------------------------------ recipes
 

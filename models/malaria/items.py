@@ -4,7 +4,7 @@
 
 -> OUT/malaria.onnx                          the float32 net of the shipped bundle
    OUT/malaria-calibration.npz               512 cells of the train split, without labels
-   OUT/malaria-train.npz                     the train split with labels, to learn from
+   OUT/malaria-unlabelled.npz                2,048 cells of the train split, for what learns from the net's own answers
    OUT/malaria-{val,test}.npz                image float32 (N,3,64,64), labels, and whose cells they are: `person`, and
                                              `healthy` where the person has no malaria
 It wants the data (dataset.py) and takes about half a minute. Choose on val; report on test once.
@@ -25,7 +25,7 @@ from dataset import Cells, load_cells  # noqa: E402
 
 from edge_runtime.bundle import load_bundle  # noqa: E402
 
-CALIBRATION = 512
+CALIBRATION, UNLABELLED = 512, 2048
 
 
 def images(cells: Cells) -> np.ndarray:
@@ -51,9 +51,9 @@ def main() -> None:
     bundle = load_bundle(HERE / "malaria.edge")
     (out / "malaria.onnx").write_bytes(bundle.read(bundle.variant("fp32").file))
     train = np.flatnonzero(cells.split == "train")
-    few = np.sort(np.random.default_rng(3).choice(train, CALIBRATION, replace=False))
-    write(out / "malaria-calibration.npz", cells.where(few), labels=False, people=False)
-    write(out / "malaria-train.npz", cells.where(train), people=False)
+    for name, count in (("calibration", CALIBRATION), ("unlabelled", UNLABELLED)):
+        few = np.sort(np.random.default_rng(3).choice(train, count, replace=False))
+        write(out / f"malaria-{name}.npz", cells.where(few), labels=False, people=False)
     for split in ("val", "test"):
         write(out / f"malaria-{split}.npz", cells.where(cells.split == split))
 

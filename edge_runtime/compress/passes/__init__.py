@@ -14,6 +14,7 @@ PASSES: dict[str, str] = {
     "grid": "grid:Grid",
     "prune_channels": "prune_channels:PruneChannels",
     "prune_weights": "prune_weights:PruneWeights",
+    "prune_and_tune": "prune_tune:PruneTune",
     "low_rank": "low_rank:LowRank",
     "share_weights": "share_weights:ShareWeights",
     "repair": "repair:Repair",
