@@ -3,10 +3,10 @@
     python scripts/readme.py [--check]
 
 Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources, under models/: malaria/metrics.json (train.py),
-*/bench.jsonl (bench_run.py, compress_models.py), the bundle's measured costs (measure_costs.py), peers.jsonl
-(bench_peers), prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl (check_choice.py,
-arm/race), overhead.jsonl (bench_overhead.py), memory.jsonl (check_memory), drift.jsonl (check_drift), arm.jsonl
-(arm/test); and device_profiles/.
+*/bench.jsonl (bench_run.py, compress_models.py, malaria/learn_bits.py), the bundle's measured costs (measure_costs.py),
+peers.jsonl (bench_peers), prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl
+(check_choice.py, arm/race), overhead.jsonl (bench_overhead.py), memory.jsonl (check_memory), drift.jsonl
+(check_drift), arm.jsonl (arm/test); and device_profiles/.
 """
 
 from __future__ import annotations
@@ -249,6 +249,35 @@ def compression() -> str:
     return "\n".join(text)
 
 
+def taught_bits() -> str:
+    """The rows of models/malaria/learn_bits.py, both engines in one line."""
+    pairs: dict[str, dict[str, dict[str, Any]]] = {}
+    for line in (MODEL / "bench.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row.get("kind") == "learn" and "learn_bits.py" in row["command"]:
+            pairs.setdefault(row["step"], {})[row["engine"]] = row
+    text = [
+        "| step | not 0 | stored: ONNX, TFLite | accuracy: ORT, LiteRT | without doubtful labels | false alarms |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+
+    def both(pair: dict[str, dict[str, Any]], key: str, by: float, digits: int, unit: str) -> str:
+        shown = [f"{by * pair[engine]['scores'][key]:.{digits}f}{unit}" for engine in ("onnxruntime", "litert")]
+        return ", ".join(dict.fromkeys(shown))
+
+    for step, pair in pairs.items():
+        sizes = ", ".join(f"{pair[engine]['stored_bytes']:,}" for engine in ("onnxruntime", "litert"))
+        cells = [
+            f"{pair['onnxruntime']['parameters'] - pair['onnxruntime']['zeros']:,}",
+            sizes,
+            both(pair, "accuracy", 100, 2, " %"),
+            both(pair, "accuracy_without_suspects", 100, 2, " %"),
+            both(pair, "false_positives_per_5000_healthy", 1, 1, ""),
+        ]
+        text.append(f"| {step} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
 def _compressed(model: str, recipe: str, pair: list[dict[str, Any]]) -> str:
     smaller = ", ".join(f"x{row['given_bytes'] / row['stored_bytes']:.1f}" for row in pair)
     first = pair[0]
@@ -316,6 +345,7 @@ def main() -> int:
         ("prediction", prediction()),
         ("trust", trust()),
         ("compression", compression()),
+        ("bits", taught_bits()),
         ("peers", peers()),
         ("hostile", hostile()),
         ("arm", arm()),

@@ -33,7 +33,7 @@ from torch.nn import functional  # noqa: E402
 from edge_runtime.bundle import load_bundle  # noqa: E402
 from edge_runtime.compress.artifact import Artifact, slim  # noqa: E402
 from edge_runtime.compress.code import for_bundle  # noqa: E402
-from edge_runtime.compress.count import count  # noqa: E402
+from edge_runtime.compress.count import Counts, count  # noqa: E402
 from edge_runtime.compress.learn.graph_net import GraphNet  # noqa: E402
 from edge_runtime.compress.learn.lessons import Lessons  # noqa: E402
 from edge_runtime.compress.learn.loop import Fit, Loss  # noqa: E402
@@ -147,14 +147,15 @@ def judged(found: dict[str, Artifact], work: Path, name: str, cells: Cells, spli
     return rows
 
 
-def row(name: str, engine: str, artifact: Artifact, parameters: int, scores: dict[str, float], split: str) -> Any:
+def row(name: str, engine: str, artifact: Artifact, counted: Counts, scores: dict[str, float], split: str) -> Any:
     coded = len(for_bundle(artifact.content, artifact.format)[0])
     return {
         "kind": "learn",
         "model": "malaria",
         "step": name,
         "engine": engine,
-        "parameters": parameters,
+        "parameters": counted.parameters,
+        "zeros": counted.zeros,
         "file_bytes": len(artifact.content),
         "stored_bytes": min(len(artifact.content), coded),
         "scores": {key: round(value, 5) for key, value in scores.items()},
@@ -182,8 +183,7 @@ def main() -> None:
         found = made(name, lambda: cells, options.work)
         scores = judged(found, options.work, name, cells, split)
         for engine, artifact in found.items():
-            parameters = count(found["onnxruntime"]).parameters
-            one = row(name, engine, artifact, parameters, scores[engine], split)
+            one = row(name, engine, artifact, count(found["onnxruntime"]), scores[engine], split)
             rows.append(one)
             s = one["scores"]
             print(

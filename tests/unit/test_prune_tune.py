@@ -130,6 +130,17 @@ def test_fewer_channels_are_fewer_parameters_and_run_on_both_engines():
     on_both_engines(result)
 
 
+def test_the_readme_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import re
+
+    from tests.conftest import ROOT
+
+    (code,) = re.findall(r"```python\n([^`]*prune_and_tune[^`]*)```", (ROOT / "README.md").read_text())
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"net": net(), "lessons": lessons()})
+    assert {one.name for one in tmp_path.iterdir()} == {"net.onnx", "net.tflite"}
+
+
 def test_what_cannot_go_is_named():
     with pytest.raises(InputError, match="skip: found no layer 'tail', wanted one of first, depth, point, head"):
         prune_and_tune(exported(), lessons(), PruneAndTune(skip=("tail",)), QUICK)
