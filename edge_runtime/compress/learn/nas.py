@@ -169,6 +169,7 @@ class _Hunt:
     ) -> None:
         self.space, self.school, self.device, self.settings, self.limits = space, school, device, settings, limits
         self.supernet, self.record, self.workers = supernet, record, workers
+        self.both = school, supernet
         self.notice = notice or (lambda text: None)
         self.dice = random.Random(settings.seed)
         self.began = time.monotonic()
@@ -226,7 +227,7 @@ class _Hunt:
         self.recorded += len(rows) - len(missing)
         if missing:
             function = _read_shared if shared else run_trial
-            given = (self.school, self.supernet) if shared else self.school
+            given = self.both if shared else self.school
             for place, answer in self.workers.run(function, given, [trials[one] for one in missing]):
                 where = missing[place]
                 about = {"architecture": plain[where], "rung": rung, "how": how}

@@ -73,13 +73,17 @@ class Dask:
             raise EngineError(
                 f"{address}: no Dask scheduler answers: {error}", hint="start one: dask scheduler; dask worker ADDRESS"
             ) from error
+        self._sent: tuple[Any, Any] | None = None
 
     def run(self, judge: Judge, shared: Any, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         from distributed import as_completed
 
-        given = self._client.scatter(shared, broadcast=True, hash=False)
+        if self._sent is None or self._sent[0] is not shared:  # lessons are large: once for all batches
+            (given,) = self._client.scatter([shared], broadcast=True, hash=False)
+            self._sent = shared, given
+        given = self._sent[1]
         asked = {self._client.submit(judge, given, one, pure=False): place for place, one in enumerate(items)}
-        for done in as_completed(list(asked)):
+        for done in as_completed(list(asked), loop=self._client.loop):
             yield asked[done], done.result()
 
     def close(self) -> None:
