@@ -10,6 +10,7 @@ best are quantized by a recipe of `compress` and judged on onnxruntime and LiteR
 (models/malaria/network.py) is in the space: it is taught and judged in the same way. Rows go to models/search.jsonl.
 
 WORK keeps the cells, the supernet, the record of every judgement and the weights; a run that was cut goes on there.
+A Dask cluster's workers import what this file does: PYTHONPATH=.:models/malaria dask worker ADDRESS.
 Limits tighter than the device's: --max-bytes 12KiB --max-ram 60MiB --max-macs 500000 --max-ms 3.
 Needs the extra `train`, and EDGE_RUNTIME_DATA or ../shared/data.
 """
@@ -41,7 +42,7 @@ from edge_runtime.compress.export import from_torch  # noqa: E402
 from edge_runtime.compress.learn import supernet  # noqa: E402
 from edge_runtime.compress.learn.builders import Separable  # noqa: E402
 from edge_runtime.compress.learn.loop import Fit, answers  # noqa: E402
-from edge_runtime.compress.learn.nas import Candidate, Found, Search, exhaustive, search_architecture  # noqa: E402
+from edge_runtime.compress.learn.nas import Candidate, Found, Search, beats, exhaustive, search_architecture  # noqa: E402
 from edge_runtime.compress.learn.prices import Limits, words  # noqa: E402
 from edge_runtime.compress.learn.record import Record  # noqa: E402
 from edge_runtime.compress.learn.space import Space, from_plain, key_of  # noqa: E402
@@ -53,7 +54,8 @@ from edge_runtime.compress.recipe import read_recipe  # noqa: E402
 from edge_runtime.compress.run import Job, compress  # noqa: E402
 from edge_runtime.compress.samples import Samples  # noqa: E402
 from edge_runtime.digest import sha256  # noqa: E402
-from edge_runtime.profile import load_profile  # noqa: E402
+from edge_runtime.footprint import predict_by_size, task_bytes  # noqa: E402
+from edge_runtime.profile import DeviceProfile, load_profile  # noqa: E402
 from edge_runtime.units import parse_bytes, parse_ms  # noqa: E402
 
 ROWS = ROOT / "models" / "search.jsonl"
@@ -84,7 +86,7 @@ SMALL = Space(
 )
 SMALL_RUNG = Rung(epochs=2, steps=200)
 RUNGS = (Rung(), Rung(epochs=2), Rung(epochs=10))
-SEARCH = Search(trials=100, population=24, sample=6, rungs=RUNGS, keep=8, eta=4, task="slides")
+SEARCH = Search(trials=100, population=24, sample=6, rungs=RUNGS, keep=8, eta=2, task="slides")
 TEACH = Fit(rate=4e-3, decay=0.02, average=0.998)
 SUPER = replace(TEACH, epochs=6)
 
@@ -191,6 +193,40 @@ def row_of(one: Candidate, net: Any, cells: Cells, work: Path, test: bool) -> di
     return made
 
 
+def against(device: DeviceProfile, row: dict[str, Any], hand: dict[str, Any]) -> list[dict[str, Any]]:
+    """The row beside every net of the repository that was designed by hand: stored bytes, RAM, parameters, val.
+
+    The published ones are as models/*/ recorded them; their RAM follows from the file's size."""
+    engine = row["engine"]
+    nets = {"malaria": (hand["val"][f"{engine} {RECIPE.name}"]["stored_bytes"], hand["ram_bytes"], hand)}
+    for name in ("squeezenet", "mobilenetv2", "resnet18", "vgg"):
+        folder = ROOT / "models" / name
+        plain = json.loads((folder / "metrics.json").read_text())[name]
+        lines = [json.loads(line) for line in (folder / "bench.jsonl").read_text().splitlines()]
+        least = [one for one in lines if one.get("kind") == "compress" and one["engine"] == engine]
+        stored = min([one["stored_bytes"] for one in least], default=plain["file_bytes"])
+        ram = predict_by_size(engine, device.arch, stored) + task_bytes("slides")
+        score = plain["val"]["accuracy_without_suspects"]
+        nets[name] = (stored, ram, plain | {"val_accuracy_without_suspects": score})
+    stored = row["val"][f"{engine} {RECIPE.name}"]["stored_bytes"]
+    mine = (stored, row["ram_bytes"], row["parameters"], -row["val_accuracy_without_suspects"])
+    made = []
+    for name, (size, ram, plain) in nets.items():
+        point = (size, ram, plain["parameters"], -plain["val_accuracy_without_suspects"])
+        made.append(
+            {
+                "net": name,
+                "stored_bytes": size,
+                "ram_bytes": ram,
+                "parameters": plain["parameters"],
+                "val_accuracy_without_suspects": round(-point[3], 5),
+                "is_beaten": beats(mine, point),
+                "beats_what_was_found": beats(point, mine),
+            }
+        )
+    return made
+
+
 def search(options: argparse.Namespace) -> None:
     began = time.monotonic()
     device, work = load_profile(options.device), options.work
@@ -232,6 +268,7 @@ def search(options: argparse.Namespace) -> None:
             "from_record": found.recorded,
             "chosen": rows[0],
             "hand_made": rows[1],
+            "against": against(device, *rows),
             "front": [one.to_json() for one in found.front],
             "trained": [one.to_json() for one in found.candidates],
         },
