@@ -18,11 +18,12 @@ import pytest
 
 from edge_runtime.compress.learn.builders import Separable
 from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.loop import answers
 from edge_runtime.compress.learn.nas import Search, beats, exhaustive, front, search_architecture
 from edge_runtime.compress.learn.prices import Limits, price, refusals
 from edge_runtime.compress.learn.record import Record
 from edge_runtime.compress.learn.space import Space, from_plain, key_of, plain_of
-from edge_runtime.compress.learn.trial import Rung, School
+from edge_runtime.compress.learn.trial import Rung, School, accuracy, as_trial, load_trained, shrunk
 from edge_runtime.compress.learn.workers import Here, open_workers
 from edge_runtime.errors import BudgetError, EngineError, InputError, UsageError
 from edge_runtime.operators import OperatorTable, Point
@@ -226,6 +227,19 @@ def test_a_slice_of_the_supernet_answers_as_the_supernet_does(tmp_path: Path):
     assert load_shared(SPACE, tmp_path / "shared.npz").digest == shared.digest
     found = search_architecture(SPACE, lessons(), lessons(), small_device(), SHORT, supernet=shared)
     assert found.judged == (6, 2)
+
+
+@pytest.mark.torch
+def test_low_resolution_first_and_weights_of_the_last_rung_are_kept(tmp_path: Path):
+    rungs = (Rung(steps=2, shrink=2), Rung(steps=4))
+    settings = replace(SHORT, rungs=rungs, weights=tmp_path)
+    best = search_architecture(SPACE, lessons(), lessons(), small_device(), settings).candidates[0]
+    net = load_trained(tmp_path, as_trial(best.architecture, rungs[1], 1))
+    assert accuracy(answers(net, lessons()), lessons()) == best.score
+    with pytest.raises(InputError, match="no weights"):
+        load_trained(tmp_path, as_trial(best.architecture, rungs[1], 2))
+    with pytest.raises(UsageError, match="no pictures"):
+        next(shrunk(Lessons({"x": np.zeros((4, 3), np.float32)}), 2).batches(2))
 
 
 CHILD = """
