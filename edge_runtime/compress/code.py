@@ -32,7 +32,8 @@ from edge_runtime.ranges import BYTE, KINDS, PIECE, RANGE, Range
 if TYPE_CHECKING:
     from edge_runtime.lanes import Array
 
-WASTE = 0.0004  # bytes a weight that lanes' first states may take that carry nothing: about 0.1 % at 3 bits
+WASTE = 0.001  # bytes a weight that the lanes' first states may cost: about 0.3 % at 3 bits
+LEAST_LANES = 16  # fewer save 10 bytes and take twice as long
 MOST_LANES = 4096  # more are hardly faster, and leave a small processor's cache
 
 
@@ -252,8 +253,9 @@ def _assemble(
     stored["bits"] = plain["bits"]
     symbols = sum(one.coded.tokens.size for one in tensors)
     lanes = 1
-    free = len(stored["skeleton"]) + WASTE * symbols
-    while lanes < MOST_LANES and lanes < symbols and 4 * lanes <= max(64, free):
+    while lanes < min(MOST_LANES, symbols) and (
+        lanes < LEAST_LANES or _states(2 * lanes, len(stored["skeleton"])) <= WASTE * symbols
+    ):
         lanes *= 2
     carried = stored["skeleton"][max(0, len(stored["skeleton"]) - 2 * lanes) :]
     stored["skeleton"] = stored["skeleton"][: len(stored["skeleton"]) - len(carried)]
@@ -265,6 +267,12 @@ def _assemble(
         sizes += [len(stored[name]) if name in ("bits", "words") else len(plain[name]), len(stored[name])]
     head = FIXED.pack(MAGIC, VERSION, lanes, len(model), sha256(model).digest()) + SIZES.pack(*sizes)
     return head + b"".join(stored[name] for name in SECTIONS), {name: len(stored[name]) for name in SECTIONS}
+
+
+def _states(lanes: int, skeleton: int) -> int:
+    """What so many lanes cost: a state is four bytes of which two carry the skeleton, where there is so much of it, and
+    one, on average, tokens: its size lies anywhere between what it begins with and what makes it give a word away."""
+    return lanes + 2 * max(0, lanes - skeleton // 2)
 
 
 def _words(tensors: list[_Tensor], tables: list[tuple[int, Array]], lanes: int, carried: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """A network on coarse grids as ONNX and TFLite files of few bytes: the same integers in both.
 
 What a small net's file costs beside its weights is names, scales and offsets. So a scale belongs to a whole layer, all
-activations share one, tensors have one letter, zero points are one constant, and tables of the flatbuffer that say the
-same are stored once. The operators are those of onnx_files.py and tflite_files.py.
+activations share one, tensors have one letter or no name, zero points are one constant, and scales of the flatbuffer
+that say the same are stored once. The operators are those of onnx_files.py and tflite_files.py.
 """
 
 from __future__ import annotations
@@ -108,13 +108,16 @@ def write_onnx(net: TinyNet, path: Path) -> None:
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]
-    """Stores equal vectors once."""
+    """Stores equal scales and zero points once."""
 
     def __init__(self) -> None:
         super().__init__(1024)
         self.stored: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: npt.NDArray[Any]) -> int:
+        if x.dtype == np.int32:  # beside its table a short vector codes better than an offset to it
+            place: int = super().CreateNumpyVector(x)
+            return place
         key = (x.dtype.str, x.tobytes())
         if key not in self.stored:
             self.stored[key] = super().CreateNumpyVector(x)
@@ -151,11 +154,11 @@ class _File:
         return self.shared[scale, zero]
 
     def tensor(
-        self, name: str, shape: tuple[int, ...], kind: int, data: npt.NDArray[Any] | None = None, grid: Any = None
+        self, shape: tuple[int, ...], kind: int, data: npt.NDArray[Any] | None = None, grid: Any = None, name: str = ""
     ) -> int:
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type, tensor.quantization = name, np.array(shape, np.int32), kind, grid
-        tensor.buffer = 0
+        tensor.shape, tensor.type, tensor.quantization, tensor.buffer = np.array(shape, np.int32), kind, grid, 0
+        tensor.name = name or None
         if data is not None:
             buffer = schema.BufferT()
             buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
@@ -203,9 +206,9 @@ def _conv(file: _File, layer: TinyLayer, source: int, side: int, fine: float, st
     code = Code.DEPTHWISE_CONV_2D if layer.depthwise else Code.CONV_2D
     kind = Options.DepthwiseConv2DOptions if layer.depthwise else Options.Conv2DOptions
     kernel = layer.weight.transpose((1, 2, 3, 0) if layer.depthwise else (0, 2, 3, 1))
-    weight = file.tensor("w", kernel.shape, Kind.INT8, kernel, file.grid(layer.scale, 0))
-    bias = file.tensor("b", layer.bias.shape, Kind.INT32, layer.bias, file.grid(fine, 0))
-    output = file.tensor("r", (1, side, side, len(layer.bias)), Kind.INT8, None, file.grid(step, -128))
+    weight = file.tensor(kernel.shape, Kind.INT8, kernel, file.grid(layer.scale, 0))
+    bias = file.tensor(layer.bias.shape, Kind.INT32, layer.bias, file.grid(fine, 0))
+    output = file.tensor((1, side, side, len(layer.bias)), Kind.INT8, None, file.grid(step, -128))
     return file.operator(code, 3, [source, weight, bias], output, kind, options)
 
 
@@ -214,31 +217,31 @@ def _pool(file: _File, code: int, source: int, side: int, channels: int) -> int:
     options.padding, options.strideH, options.strideW = schema.Padding.VALID, side, side
     options.filterHeight = options.filterWidth = side
     options.fusedActivationFunction = Fused.NONE
-    output = file.tensor("r", (1, 1, 1, channels), Kind.FLOAT32)
+    output = file.tensor((1, 1, 1, channels), Kind.FLOAT32)
     return file.operator(code, 1, [source], output, Options.Pool2DOptions, options)
 
 
 def write_tflite(net: TinyNet, path: Path) -> None:
     file, side = _File(), SIZE
-    image = last = file.tensor("image", (1, SIZE, SIZE, 3), Kind.INT8, None, file.grid(1 / 255, -128))
+    image = last = file.tensor((1, SIZE, SIZE, 3), Kind.INT8, None, file.grid(1 / 255, -128), "image")
     before = np.float32(1 / 255)
     for layer in net.layers:
         side //= layer.stride
         last = _conv(file, layer, last, side, float(before * np.float32(layer.scale)), net.step)
         before = np.float32(net.step)
     channels = len(net.head) // 2
-    real = file.tensor("r", (1, side, side, channels), Kind.FLOAT32)
+    real = file.tensor((1, side, side, channels), Kind.FLOAT32)
     file.operator(Code.DEQUANTIZE, 2, [last], real, Options.DequantizeOptions, schema.DequantizeOptionsT())
     pools = [_pool(file, code, real, side, channels) for code in (Code.AVERAGE_POOL_2D, Code.MAX_POOL_2D)]
     concat = schema.ConcatenationOptionsT()
     concat.axis, concat.fusedActivationFunction = 3, Fused.NONE
-    pooled = file.tensor("r", (1, 1, 1, 2 * channels), Kind.FLOAT32)
+    pooled = file.tensor((1, 1, 1, 2 * channels), Kind.FLOAT32)
     file.operator(Code.CONCATENATION, 1, pools, pooled, Options.ConcatenationOptions, concat)
     dense = schema.FullyConnectedOptionsT()
     dense.fusedActivationFunction = Fused.NONE
-    weight = file.tensor("w", (1, 2 * channels), Kind.FLOAT32, net.head_weights[None])
-    offset = file.tensor("b", (1,), Kind.FLOAT32, np.array([net.head_bias], np.float32))
-    logit = file.tensor("logit", (1, 1), Kind.FLOAT32)
+    weight = file.tensor((1, 2 * channels), Kind.FLOAT32, net.head_weights[None])
+    offset = file.tensor((1,), Kind.FLOAT32, np.array([net.head_bias], np.float32))
+    logit = file.tensor((1, 1), Kind.FLOAT32, name="logit")
     file.operator(
         Code.FULLY_CONNECTED, 1, [pooled, weight, offset], logit, Options.FullyConnectedOptions, dense
     )  # fmt: skip
