@@ -1,13 +1,12 @@
 """The large teacher: a ResNet-18 (He and others, 2015) with the slide's own lessons, and what it thinks of each cell.
 
-A student whose scores calibrate the verdict may learn only from a teacher that never saw the people whose cells it
-scores: there is one teacher of all training people, and one without each fold, with the same recipe but fewer epochs.
+It has seen all training people, so a student whose scores calibrate the verdict must not learn from it: those have
+boosted trees alone, which never saw the people left out (see teacher.py).
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import sys
 import time
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ class LargeSettings:
     processor has tiles for them, and slow where it has not; the network itself stays in float32."""
 
     sides: tuple[int, ...] = (48, 48, 48, 64, 64, 64, 64, 64)
-    fold_sides: tuple[int, ...] = (48, 48, 48, 64)
     batch: int = 64
     rate: float = 2e-3
     decay: float = 0.05
@@ -82,7 +80,7 @@ def shown(cells: Cells) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(len(cells)), lesson_weights(cells))
 
 
-def train(cells: Cells, opinion: Floats, sides: tuple[int, ...], settings: LargeSettings, name: str) -> Large:
+def train(cells: Cells, opinion: Floats, settings: LargeSettings, name: str) -> Large:
     """From scratch on `cells`, in the label and the trees' `opinion` (N,); the running average of the weights."""
     torch.manual_seed(settings.seed)
     dice = torch.Generator().manual_seed(settings.seed)
@@ -95,10 +93,10 @@ def train(cells: Cells, opinion: Floats, sides: tuple[int, ...], settings: Large
     length = len(order) // settings.batch
     optimizer = torch.optim.AdamW(net.parameters(), settings.rate, weight_decay=settings.decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.rate, total_steps=length * len(sides), pct_start=settings.warm
+        optimizer, settings.rate, total_steps=length * len(settings.sides), pct_start=settings.warm
     )
     began, step, change = time.monotonic(), 0, Settings()
-    for epoch, side in enumerate(sides):
+    for epoch, side in enumerate(settings.sides):
         net.train()
         total = 0.0
         mixed = order[torch.randperm(len(order), generator=dice)][: length * settings.batch]
@@ -140,23 +138,15 @@ def logits(net: nn.Module, pixels: npt.NDArray[np.uint8], batch: int = 128) -> F
     return np.concatenate(found)
 
 
-def opinions(cells: Cells, left_out: int | None, settings: LargeSettings, work: Path) -> Floats:
-    """The teacher's logit of every cell (N,). With `left_out`, by the one that never saw the people of that fold."""
-    file = work / f"large-{left_out}.npy"
+def opinions(cells: Cells, settings: LargeSettings, work: Path) -> Floats:
+    """The teacher's logit of every cell (N,): trained now, or kept from before, as is its file, large.onnx."""
+    file = work / "large.npy"
     if not file.is_file():
-        opinion = trees(cells, work, left_out)
+        opinion = trees(cells, work, None)
         mask = np.isfinite(opinion)
-        sides = settings.sides if left_out is None else settings.fold_sides
-        net = train(cells.where(mask), opinion[mask], sides, settings, f"teacher without fold {left_out}")
-        if left_out is None:
-            content = to_onnx(net, (torch.rand(2, 3, 64, 64),), ("image",))
-            (work / "large.onnx").write_bytes(content)
-            torch.save(net.state_dict(), work / "large.pt")
-        np.save(file, logits(net, cells.pixels))
+        net = train(cells.where(mask), opinion[mask], settings, "teacher")
+        np.save(work / "large-new.npy", logits(net, cells.pixels))
+        (work / "large.onnx").write_bytes(to_onnx(net, (torch.rand(2, 3, 64, 64),), ("image",)))
+        (work / "large-new.npy").rename(file)
     found: Floats = np.load(file)
     return found
-
-
-def chance(logit: Floats, softness: float = 1.0) -> Floats:
-    """Logits to probabilities, with the temperature `softness`."""
-    return 1 / (1 + np.exp(-np.clip(logit / softness, -30 * math.e, 30 * math.e)))

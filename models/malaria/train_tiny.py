@@ -78,7 +78,7 @@ class Class:
         trees = to_logit(large.trees(self.cells, self.work, left_out)[train])
         if left_out is not None:
             return trees
-        return (large.opinions(self.cells, None, large.LargeSettings(), self.work)[train] + trees) / 2
+        return (large.opinions(self.cells, large.LargeSettings(), self.work)[train] + trees) / 2
 
     def subset(self, left_out: int | None) -> Views:
         if left_out is None:
