@@ -2,11 +2,8 @@
 
     python scripts/readme.py [--check]
 
-Parts stand between <!-- NAME --> and <!-- end NAME -->. Sources, under models/: malaria/metrics.json (train.py),
-*/bench.jsonl (bench_run.py, compress_models.py, malaria/learn_bits.py), the bundle's measured costs (measure_costs.py),
-peers.jsonl (bench_peers), prediction.jsonl (check_prediction), bench_self.jsonl (bench_self.py), choice.jsonl
-(check_choice.py, arm/race), overhead.jsonl (bench_overhead.py), memory.jsonl (check_memory), drift.jsonl
-(check_drift), arm.jsonl (arm/test); and device_profiles/.
+Parts stand between <!-- NAME --> and <!-- end NAME -->. Their sources are recorded runs under models/ and
+device_profiles/; the function of a part names them, and its file the command that made it.
 """
 
 from __future__ import annotations
@@ -295,6 +292,60 @@ def _compressed(model: str, recipe: str, pair: list[dict[str, Any]]) -> str:
     return f"| {recipe} | {' | '.join(cells)} |"
 
 
+def searches() -> str:
+    """What scripts/measure_search.py found: what was chosen on val, judged on test once."""
+    text = [
+        "| model, device | candidates, made in | in the bundle | stored: ORT, LiteRT | memory, predicted | points lost "
+        "| on test |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in lines("search.jsonl"):
+        about = f"**{row['model']}**, {format_bytes(row['given_bytes'])}, {row['device']}"
+        walk = f"{row['judged']}, {row['seconds_of_candidates'] / 60:.0f} min"
+        test = {one["variant"]: one for one in row.get("test", [])}
+        if "original" in test:
+            text.append(f"| {about} | | unchanged | | | | {_tested(test['original'])} |")
+            about = ""
+        for name in dict.fromkeys(one["name"] for one in row["chosen"]):
+            pair = sorted((one for one in row["chosen"] if one["name"] == name), key=lambda one: one["engine"])[::-1]
+            stored = ", ".join(format_bytes(one["stored_bytes"]) for one in pair)
+            memory = ", ".join(format_bytes(one["ram_bytes"]) for one in pair)
+            drop = max(one["drop"] for one in pair)
+            found = test.get(name) or test.get(f"{name}-lite")
+            text.append(
+                f"| {about} | {walk} | {name} | {stored} | {memory} | {drop:.2f} | {_tested(found) if found else ''} |"
+            )
+            about = walk = ""
+    return "\n".join(text)
+
+
+def _tested(found: dict[str, Any]) -> str:
+    if slide := found.get("slide"):
+        words = f"{100 * slide['accuracy_at_0']:.2f} %; {slide['false_positives']} of {slide['healthy_cells']} healthy"
+        return f"{words}; finds {1000 * slide['detectable']['5000']:.1f} of 1,000"
+    return f"{100 * found['scores']['accuracy']:.2f} %"
+
+
+def orders() -> str:
+    """What scripts/measure_orders.py recorded, both orders of a pair in one line."""
+    text = [
+        "| model | order | bytes | points lost | change, sd | the other order | bytes | points lost | change, sd |",
+        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    rows = lines("orders.jsonl")
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        text.append(f"| {first['model']} | {_ordered(first)} | {_ordered(second)} |")
+    return "\n".join(text)
+
+
+def _ordered(row: dict[str, Any]) -> str:
+    name = " → ".join(one["pass"] for one in row["steps"])
+    if "engines" not in row:
+        return f"{name} | {'not possible' if 'forbidden' in row else 'refused'} | | "
+    one = row["engines"]["onnxruntime"]
+    return f"{name} | {one['stored_bytes']:,} | {one['drop_points']:.2f} | {one['change_sd']:.3f}"
+
+
 def peers() -> str:
     return show([json.loads(line) for line in PEERS.read_text().splitlines()])
 
@@ -346,6 +397,8 @@ def main() -> int:
         ("trust", trust()),
         ("compression", compression()),
         ("bits", taught_bits()),
+        ("searches", searches()),
+        ("orders", orders()),
         ("peers", peers()),
         ("hostile", hostile()),
         ("arm", arm()),

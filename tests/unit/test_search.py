@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,11 +19,13 @@ from edge_runtime.compress import judging, people, slide_figures
 from edge_runtime.compress.artifact import read_artifact
 from edge_runtime.compress.candidates import FAMILIES, Board, Candidate, of_recipe
 from edge_runtime.compress.outputs import answers
+from edge_runtime.compress.passes import prune_tune
 from edge_runtime.compress.recipe import Target, read_recipe
 from edge_runtime.compress.run import Job
 from edge_runtime.compress.samples import Samples, load_samples
 from edge_runtime.compress.search import Goal, search
 from edge_runtime.errors import InputError, UsageError
+from edge_runtime.operators import OperatorTable, Point
 from edge_runtime.profile import Budget, load_profile
 from edge_runtime.task.verdict import Calibration
 from edge_runtime.tensors import TensorSpec
@@ -93,7 +96,8 @@ def job(work: Path, out: str = "out.edge", engines=BOTH, **more) -> Job:
         "like": like,
         "target": Target("aarch64", engines),
     }
-    return Job(work / "net.onnx", (), work / out, speed=False, robust=False, **(files | more))
+    files |= {"recipes": (), "speed": False, "robust": False}
+    return Job(work / "net.onnx", out=work / out, **(files | more))
 
 
 def test_it_finds_the_one_technique_that_fits_and_writes_it_for_both_engines(work):
@@ -117,6 +121,25 @@ def test_what_cannot_fit_on_paper_is_not_made(work, made):
     small = search(job(work, out="made", steps=work / "s"), goal(ram=30 << 20), families=some("share", "weights"))
     assert made == ["as_is"] and "memory: needs" in small.search["on_paper"]["share5"]
     assert any("more RAM than the 30 MiB allowed" in line for line in small.words)
+
+
+def test_a_latency_budget_counts_by_the_profiles_operator_table(work, made):
+    points = {"dense.float32": (Point(1, 768, 3, 1, 1, 5_000_000),)}
+    table = OperatorTable("onnxruntime", "1", "aarch64", 1, "2026-01-01T00:00:00+00:00", 1000, points)
+    tight = goal(latency=1.0)
+    tight = replace(tight, device=replace(tight.device, operators=(table,)))
+    found = search(job(work, engines=("onnxruntime",), out="made"), tight, families=some("share"))
+    assert made == ["as_is"] and "latency: takes" in found.search["on_paper"]["share5"]
+    first = found.search["points"][0]
+    assert first["latency_ms"] > 4 and "latency from the operator table of 2026" in first["basis"]
+    assert any("allowed 1 ms" in line for line in found.words)
+
+
+@pytest.mark.slow
+def test_what_is_good_enough_is_timed_here_and_labelled_so(work):
+    found = search(job(work), goal(measure=True), families=some("share"))
+    timed = [one for one in found.search["points"] if one["chosen"]]
+    assert timed and all("measured here, on" in one["basis"] and one["latency_ms"] > 0 for one in timed)
 
 
 def test_it_ends_with_the_class_of_the_first_answer_unless_more_is_asked_for(work, made):
@@ -168,6 +191,44 @@ def test_the_front_is_of_what_was_judged_and_the_bundle_is_of_the_front(work):
         assert one["front"] != bool(beaten)
     first = {one["name"] for one in points if one["chosen"] and one["engine"] == "onnxruntime"}
     assert 1 <= len(first) <= 3 and all(one["front"] for one in points if one["chosen"] and one["engine"] == BOTH[0])
+
+
+def test_on_a_small_space_nothing_smaller_is_missed(work):
+    """Every setting of three families and every combination of them, beside what the search tries of these."""
+    families = tuple(replace(one, ladder=one.ladder[:3]) for one in some("sparse", "share", "weights"))
+    found = search(job(work), goal(), families=families)
+    every = []
+    for settings in product(*[(None, *one.ladder) for one in families]):
+        steps = [{"pass": one.technique} | dict(rung[1]) for one, rung in zip(families, settings, strict=True) if rung]
+        if steps:
+            every.append(read_recipe({"name": f"r{len(every)}", "passes": [*steps, {"pass": "code"}]}, "r"))
+    assert len(every) == 63
+    whole = search(job(work, recipes=tuple(every), out="whole.edge"), goal())
+
+    def smallest(one) -> dict[str, int]:
+        return {
+            engine: min(p["stored_bytes"] for p in one.search["points"] if p["engine"] == engine and not p["misses"])
+            for engine in BOTH
+        }
+
+    assert smallest(found) == smallest(whole) and found.search["judged"] < 20
+
+
+@pytest.mark.torch
+def test_what_learns_is_tried_last_and_on_the_items_to_learn_from(work, monkeypatch):
+    pytest.importorskip("torch")
+    seen = []
+    real = prune_tune.PruneTune.__call__
+
+    def call(self, artifact, context):
+        seen.append(context.samples.count)
+        return real(replace(self, epochs=1), artifact, context)
+
+    monkeypatch.setattr(prune_tune.PruneTune, "__call__", call)
+    np.savez(work / "more.npz", x=dice(40, 3))
+    found = search(job(work, train=work / "more.npz"), goal(thorough=True), families=some("share", "tuned"))
+    classes = [one["class"] for one in found.search["points"]]
+    assert seen and set(seen) == {40} and classes == sorted(classes) and 3 in classes
 
 
 def profile(work: Path, ram: str = "192MiB", storage: str = "256MiB") -> Path:
