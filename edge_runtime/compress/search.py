@@ -113,6 +113,10 @@ class _Search:
         watched = progress or (lambda done, total, words: None)
         context = Context(ready.original, ready.samples, job.target, watched, lessons=ready.lessons)
         if not job.resume:
+            if job.steps:  # a folder of the user's
+                raise UsageError(
+                    f"found a fresh start and finished steps in {job.steps}, wanted one: give another folder"
+                )
             shutil.rmtree(job.keep, ignore_errors=True)
         self.bench = Bench(ready, job, self.places, context, self.judged)
         self.record = Record(job.keep, ready, job)
