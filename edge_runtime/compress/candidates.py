@@ -242,24 +242,41 @@ class Board:
         return places
 
     def _repaired(self) -> Iterator[tuple[tuple[str, int], ...]]:
-        """The gentlest setting that was lost, repaired; behind it fewer values, numbers of fewer bits, or both."""
-        for family in self.families:
-            if family.repairs is None:
+        """What was lost, alone or in pairs, repaired, from gentle to strong while that is kept; behind the strongest
+        that is, fewer values, numbers of fewer bits, or both."""
+        for names in [(one.name,) for one in self.families] + self._pairs():
+            last = self._named[names[-1]]
+            if last.repairs is None:
                 continue
-            lost = [n for n in range(len(family.ladder)) if self._fate((family.name, n)) == "lost"]
-            if not lost:
+            mended = None
+            for parts in self._lost(names):
+                one = (*parts, (REPAIR, 0))
+                yield one
+                if self._fate(*one) != "kept":
+                    break
+                mended = one
+            if mended is None:
                 continue
-            mended = ((family.name, lost[0]), (REPAIR, 0))
-            yield mended
-            if self._fate(*mended) != "kept":
-                continue
-            values = self._strongest(_VALUES) if family.slot < _VALUES else []
+            values = self._strongest(_VALUES) if last.slot < _VALUES else []
             numbers = self._strongest(_NUMBERS)
             for behind in [*values, *numbers]:
                 yield (*mended, behind)
             for value in values:
                 if self._fate(*mended, value) == "kept":
                     yield from ((*mended, value, number) for number in numbers)
+
+    def _pairs(self) -> list[tuple[str, ...]]:
+        usable = sorted((one for one in self.families if one.slot < _NUMBERS), key=lambda one: one.slot)
+        return [(one.name, other.name) for one, other in combinations(usable, 2) if one.slot != other.slot]
+
+    def _lost(self, names: tuple[str, ...]) -> list[tuple[tuple[str, int], ...]]:
+        """Settings of these families together that lost too much, gentle ones first."""
+        found = [
+            parts
+            for parts, (fate, _) in self._told.items()
+            if fate == "lost" and tuple(name for name, _ in parts) == names
+        ]
+        return sorted(found, key=lambda parts: sum(place for _, place in parts))
 
     def _strongest(self, slot: int) -> list[tuple[str, int]]:
         """Of each family of the slot that combines, the strongest setting that was kept."""
@@ -271,10 +288,10 @@ class Board:
     def _make(self, parts: tuple[tuple[str, int], ...], cost: int) -> Candidate | None:
         """None where it cannot work on this model, which its forms and its items say on paper."""
         names, steps = [], []
-        for name, place in parts:
+        for number, (name, place) in enumerate(parts):
             if name == REPAIR:
                 names.append(REPAIR)
-                steps.append({"pass": REPAIR} | dict(self._named[parts[0][0]].repairs or {}))
+                steps.append({"pass": REPAIR} | dict(self._named[parts[number - 1][0]].repairs or {}))
                 continue
             label, settings = self._named[name].ladder[place]
             names.append(label)

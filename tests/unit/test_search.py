@@ -344,8 +344,16 @@ def test_what_was_lost_is_repaired_where_items_and_pytorch_are_there():
     board = Board("onnx", True, 1.0, families=some("sparse", "weights"), learns=True)
     walk(board, 0, keeps)
     names = walk(board, 3, keeps)
-    assert names == ["sparse30-repair", "sparse30-repair-w3b32"]
+    assert names == ["sparse30-repair", "sparse50-repair", "sparse50-repair-w3b32"]
     assert walk(Board("onnx", False, 1.0, families=some("sparse"), learns=True), 3, keeps) == []
+    pair = Board("onnx", True, 1.0, families=some("sparse", "share"), learns=True)
+
+    def lost(one: Candidate) -> tuple[bool, float]:
+        return one.name.count("-") != 1, 2.0 * one.name.count("-")  # every pair, until it is repaired
+
+    walk(pair, 0, lost)
+    made = walk(pair, 3, lost)
+    assert made == [f"{name}-repair" for name in ("sparse50-share3", "sparse70-share3", "sparse85-share3")]
 
 
 def test_a_recipe_of_the_users_is_of_the_class_of_its_dearest_step():
