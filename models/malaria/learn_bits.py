@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from edge_runtime.compress.learn.graph_net import GraphNet  # noqa: E402
 from edge_runtime.compress.learn.lessons import Lessons  # noqa: E402
 from edge_runtime.compress.learn.loop import Fit, Loss  # noqa: E402
 from edge_runtime.compress.learn.prune_tune import PruneAndTune, prune_and_tune  # noqa: E402
-from edge_runtime.compress.learn.qat import QuantAware, quantize_aware  # noqa: E402
+from edge_runtime.compress.learn.qat import QatResult, QuantAware, first_items, quantize_aware  # noqa: E402
+from edge_runtime.compress.learn.quant_net import QuantNet  # noqa: E402
 from edge_runtime.compress.prepare import prepare  # noqa: E402
 from edge_runtime.compress.tflite_write import to_tflite  # noqa: E402
 
@@ -49,8 +50,10 @@ ENGINES = {"onnxruntime": "onnx", "litert": "tflite"}
 
 @dataclass(frozen=True)
 class Variant:
+    """`fit` None: rounded as it is, not taught."""
+
     settings: Any
-    fit: Fit = field(default_factory=lambda: FIT)
+    fit: Fit | None = FIT
     after: str = ""  # the variant that it goes on from
 
 
@@ -61,6 +64,8 @@ def bits(weights: str) -> QuantAware:
 
 VARIANTS: dict[str, Variant] = {
     "fp32": Variant(None),
+    "rounded_w4a8": Variant(bits("int4"), None),
+    "rounded_ternary_a8": Variant(bits("ternary"), None),
     "qat_w8a8": Variant(bits("int8")),
     "qat_w4a8": Variant(bits("int4")),
     "qat_ternary_a8": Variant(bits("ternary"), replace(FIT, epochs=6, rate=2e-3)),
@@ -128,6 +133,10 @@ def teach(name: str, cells: Cells, work: Path) -> tuple[Artifact, Artifact]:
     def say(words: str) -> None:
         print(f"{name}: {words}", file=sys.stderr, flush=True)
 
+    if variant.fit is None:
+        net = QuantNet(base, variant.settings, first_items(base, lessons, variant.settings.calibrate)).eval()
+        rounded = QatResult(net, net.quantized(), base)
+        return rounded.onnx(), rounded.tflite()
     run: Any = quantize_aware if isinstance(variant.settings, QuantAware) else prune_and_tune
     result = run(base, lessons, variant.settings, variant.fit, loss=loss, notice=say)
     return result.onnx(), result.tflite()
