@@ -41,7 +41,7 @@ from models.zoo.tuned import logits, trimmed, tune
 
 HOW = Fit(epochs=1000, batch=32, rate=2e-3, decay=0.02, warm=0.15, average=0.995, clip=1.0)
 STEPS = 1200
-FIRST_STEPS = 200
+FIRST = 0.3
 """Of them, where hidden layers and attention are imitated before the answers (TinyBERT's two stages)."""
 
 MADE_UP = 2
@@ -150,8 +150,8 @@ class School:
             net.start_from(self.embedding)
         if step.inner:
             first = Lessons(dict(self.inputs), prepare=varied)
-            net = distill(net, self.inner(first), first, INNER, how, steps=FIRST_STEPS)
-            steps -= FIRST_STEPS
+            net = distill(net, self.inner(first), first, INNER, how, steps=round(FIRST * steps))
+            steps -= round(FIRST * steps)
         lessons, teacher = self.lessons(step)
         return distill(net, teacher, lessons, SOFT, how, steps=steps)
 
@@ -207,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the optimizer")
     parser.add_argument("--only", nargs="*", choices=TEACHING, default=[])
     arguments = parser.parse_args()
     school = School(arguments.out)
@@ -216,24 +217,26 @@ def main() -> None:
         school.lessons(TEACHING[name])  # teachers are asked outside the time that is noted
         for seed in range(1, arguments.seeds + 1):
             began = time.process_time()
-            found.append(school.judged(school.teach(name, seed)) | {"seed": seed})
+            found.append(school.judged(school.teach(name, seed, arguments.steps)) | {"seed": seed})
             found[-1]["seconds"] = round(time.process_time() - began, 1)
             print(name, json.dumps(found[-1]), flush=True)
-        keep(path, name, found)
+        keep(path, name, arguments.steps, found)
 
 
-def keep(path: Path, name: str, found: list[dict[str, float]]) -> None:
+def keep(path: Path, name: str, steps: int, found: list[dict[str, float]]) -> None:
     """One row a step, in place of an older one."""
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    label = name if steps == STEPS else f"{name}, {steps} steps"
     row = {
-        "kind": "learn", "model": "minilm-student", "step": name, "about": TEACHING[name].about, "judged_on": "val",
+        "kind": "learn", "model": "minilm-student", "step": label, "about": TEACHING[name].about, "judged_on": "val",
         "engine": "torch", "parameters": None, "file_bytes": None, "stored_bytes": None, "speed": None,
         "scores": {key: float(np.mean([one[key] for one in found])) for key in ("f1", "accuracy", "log_loss")},
         "spread": {key: float(np.std([one[key] for one in found], ddof=1)) for key in ("f1", "accuracy", "log_loss")}
         if len(found) > 1 else None,
-        "seeds": found, "command": f"python models/zoo/distilled.py OUT --seeds {len(found)} --only {name}",
+        "seeds": found,
+        "command": f"python models/zoo/distilled.py OUT --seeds {len(found)} --steps {steps} --only {name}",
     }  # fmt: skip
-    kept = [one for one in old if (one.get("kind"), one.get("step"), one.get("judged_on")) != ("learn", name, "val")]
+    kept = [one for one in old if (one.get("kind"), one.get("step"), one.get("judged_on")) != ("learn", label, "val")]
     write_bytes(path, "".join(json.dumps(one) + "\n" for one in [*kept, row]).encode())
 
 
