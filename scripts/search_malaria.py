@@ -42,13 +42,14 @@ from edge_runtime.compress.export import from_torch  # noqa: E402
 from edge_runtime.compress.learn import supernet  # noqa: E402
 from edge_runtime.compress.learn.builders import Separable  # noqa: E402
 from edge_runtime.compress.learn.loop import Fit, answers  # noqa: E402
-from edge_runtime.compress.learn.nas import Candidate, Found, Search, beats, exhaustive, search_architecture  # noqa: E402
+from edge_runtime.compress.learn.nas import Candidate, Found, Search, exhaustive, search_architecture  # noqa: E402
 from edge_runtime.compress.learn.prices import Limits, words  # noqa: E402
 from edge_runtime.compress.learn.record import Record  # noqa: E402
 from edge_runtime.compress.learn.space import Space, from_plain, key_of  # noqa: E402
 from edge_runtime.compress.learn.trial import Rung, School, accuracy, as_trial, load_trained  # noqa: E402
 from edge_runtime.compress.learn.workers import open_workers  # noqa: E402
 from edge_runtime.compress.outputs import answers as said  # noqa: E402
+from edge_runtime.compress.pareto import Objective, front  # noqa: E402
 from edge_runtime.compress.prepare import prepare  # noqa: E402
 from edge_runtime.compress.recipe import read_recipe  # noqa: E402
 from edge_runtime.compress.run import Job, compress  # noqa: E402
@@ -84,6 +85,8 @@ SMALL = Space(
     {"stem": (8, 16), "widths.0": (16, 32), "widths.1": (24, 48), "widths.2": (32, 64), "depth": (1, 2, 3)},
     {"widths": (0, 0, 0), "strides": (2, 1, 2), "shrink": 2},
 )
+AGAINST = tuple(Objective(name) for name in ("stored_bytes", "ram_bytes", "parameters"))
+AGAINST = (*AGAINST, Objective("val", more=True))
 SMALL_RUNG = Rung(epochs=2, steps=200)
 RUNGS = (Rung(), Rung(epochs=2), Rung(epochs=10))
 SEARCH = Search(trials=100, population=24, sample=6, rungs=RUNGS, keep=8, eta=2, task="slides")
@@ -99,7 +102,7 @@ def school_of(cells: Cells) -> School:
     recipe = Settings()
     learnt, judged = (cells.where(cells.split == name) for name in ("train", "val"))
     lessons, val = cell_lessons.to_learn(learnt, recipe), cell_lessons.to_judge(judged, recipe)
-    return School(lessons, val, TEACH, recipe.smoothing)
+    return School(lessons, val, TEACH, recipe.smoothing, cell_lessons.area)
 
 
 def taught(space: Space, school: School, work: Path) -> supernet.Shared:
@@ -123,10 +126,10 @@ def limits_of(options: argparse.Namespace) -> Limits:
 def chosen(found: Found) -> tuple[Candidate, Candidate]:
     """Of those that are no worse than the hand-made net, the smallest; and the hand-made net itself, taught alike.
 
-    Where that one does not fit the limits, the best score there is."""
+    Worse is a lower accuracy on val. Where the hand-made net does not fit the limits, the best score there is."""
     hand = next((one for one in found.candidates if one.seeded), None)
-    least = hand.score if hand else found.candidates[0].score
-    able = [one for one in found.candidates if one.score >= least]
+    least = hand.accuracy if hand else found.candidates[0].accuracy
+    able = [one for one in found.candidates if one.accuracy >= least]
     best = min(able, key=lambda one: (one.price.stored_bytes, one.price.macs, -one.score))
     return best, hand or best
 
@@ -184,7 +187,7 @@ def row_of(one: Candidate, net: Any, cells: Cells, work: Path, test: bool) -> di
     """Everything that is known of a candidate that was trained to the end."""
     school = school_of(cells)
     out = work / "out" / sha256(key_of(from_plain(one.architecture)).encode()).hexdigest()[:12]
-    made = {"architecture": one.architecture, **asdict(one.price)}
+    made = {"architecture": one.architecture, **asdict(one.price), "val_area": one.score}
     made["val_accuracy_without_suspects"] = accuracy(answers(net, school.val), school.val)
     made["val"] = files(net, cells, "val", out)
     if test:
@@ -208,23 +211,18 @@ def against(device: DeviceProfile, row: dict[str, Any], hand: dict[str, Any]) ->
         ram = predict_by_size(engine, device.arch, stored) + task_bytes("slides")
         score = plain["val"]["accuracy_without_suspects"]
         nets[name] = (stored, ram, plain | {"val_accuracy_without_suspects": score})
-    stored = row["val"][f"{engine} {RECIPE.name}"]["stored_bytes"]
-    mine = (stored, row["ram_bytes"], row["parameters"], -row["val_accuracy_without_suspects"])
+    mine = _point(row["val"][f"{engine} {RECIPE.name}"]["stored_bytes"], row["ram_bytes"], row)
     made = []
     for name, (size, ram, plain) in nets.items():
-        point = (size, ram, plain["parameters"], -plain["val_accuracy_without_suspects"])
-        made.append(
-            {
-                "net": name,
-                "stored_bytes": size,
-                "ram_bytes": ram,
-                "parameters": plain["parameters"],
-                "val_accuracy_without_suspects": round(-point[3], 5),
-                "is_beaten": beats(mine, point),
-                "beats_what_was_found": beats(point, mine),
-            }
-        )
+        point = _point(size, ram, plain)
+        stands, other_stands = front([mine, point], AGAINST)
+        made.append({"net": name, **point, "is_beaten": not other_stands, "beats_what_was_found": not stands})
     return made
+
+
+def _point(stored_bytes: int, ram_bytes: int, about: dict[str, Any]) -> dict[str, Any]:
+    accuracy = round(about["val_accuracy_without_suspects"], 5)
+    return {"stored_bytes": stored_bytes, "ram_bytes": ram_bytes, "parameters": about["parameters"], "val": accuracy}
 
 
 def search(options: argparse.Namespace) -> None:
@@ -251,7 +249,7 @@ def search(options: argparse.Namespace) -> None:
     )
     best, hand = chosen(found)
     for name, one in (("chosen", best), ("hand-made", hand)):
-        say(f"{name}: {one.score:.4f}, {words(one.price)}: {one.architecture}")
+        say(f"{name}: {one.score:.4f}, accuracy {one.accuracy:.4f}, {words(one.price)}: {one.architecture}")
     nets = [load_trained(work / "weights", as_trial(one.architecture, RUNGS[one.rung], 1)) for one in (best, hand)]
     rows = [row_of(one, net, cells, work, options.test) for one, net in zip((best, hand), nets, strict=True)]
     wall = time.monotonic() - began
@@ -302,6 +300,7 @@ def check(options: argparse.Namespace, courses: int = 50) -> None:
             "architectures": size,
             "judged_by_each_search": trials,
             "rung": asdict(SMALL_RUNG),
+            "score": "area under the ROC curve on val",
             "pixels": 32,
             "best": order[0],
             "median": float(np.median(order)),

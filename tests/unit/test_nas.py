@@ -19,7 +19,7 @@ import pytest
 from edge_runtime.compress.learn.builders import Separable
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import answers
-from edge_runtime.compress.learn.nas import Search, beats, exhaustive, front, search_architecture
+from edge_runtime.compress.learn.nas import Candidate, Search, exhaustive, front, search_architecture
 from edge_runtime.compress.learn.prices import Limits, price, refusals
 from edge_runtime.compress.learn.record import Record
 from edge_runtime.compress.learn.space import Space, from_plain, key_of, plain_of
@@ -99,10 +99,12 @@ def test_latency_comes_from_the_operator_table():
     assert any("latency" in text for text in refusals(found, device.budget, Limits(latency_ms=1e-6)))
 
 
-def test_a_point_beats_another_only_where_it_is_nowhere_worse():
-    assert beats((1, 1), (1, 2))
-    assert not beats((1, 1), (1, 1))
-    assert not beats((0, 3), (1, 2))
+def test_the_front_is_what_nothing_beats():
+    device, made = small_device(), []
+    for stem, score in ((8, 0.9), (16, 0.9), (24, 0.95)):
+        one = Separable(stem=stem)
+        made.append(Candidate(plain_of(one), price(one.paper(), device), 0, score, score, 1.0))
+    assert [one.architecture["stem"] for one in front(made)] == [8, 24]
 
 
 def test_record_keeps_whole_lines(tmp_path: Path):

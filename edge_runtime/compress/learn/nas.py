@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.compress import pareto
 from edge_runtime.compress.learn.checks import check_whole
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.prices import FORMS, NO_LIMITS, Limits, Price, paper_of, price, refusals, words
@@ -27,6 +28,7 @@ from edge_runtime.compress.learn.record import Record
 from edge_runtime.compress.learn.space import Code, Space, key_of, plain_of
 from edge_runtime.compress.learn.trial import Rung, School, as_trial, run_trial
 from edge_runtime.compress.learn.workers import Workers, open_workers
+from edge_runtime.compress.pareto import Objective
 from edge_runtime.digest import sha256
 from edge_runtime.errors import BudgetError, UsageError
 from edge_runtime.profile import DeviceProfile
@@ -80,6 +82,7 @@ class Candidate:
     price: Price
     rung: int
     score: float
+    accuracy: float
     seconds: float
     seeded: bool = False
 
@@ -106,20 +109,21 @@ class Found:
     seconds: float
 
 
-def objectives(one: Candidate) -> tuple[float, ...]:
-    """All to be small."""
-    speed = one.price.latency_ms if one.price.latency_ms is not None else float(one.price.macs)
-    return one.price.stored_bytes, one.price.ram_bytes, speed, -one.score
+OBJECTIVES = (Objective("stored_bytes"), Objective("ram_bytes"), Objective("speed"), Objective("score", more=True))
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that nothing else beats: no other is as good in all objectives and better in one."""
-    points = [objectives(one) for one in candidates]
-    return [one for one, mine in zip(candidates, points, strict=True) if not any(beats(p, mine) for p in points)]
-
-
-def beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+    points = [
+        {
+            "stored_bytes": one.price.stored_bytes,
+            "ram_bytes": one.price.ram_bytes,
+            "speed": one.price.macs if one.price.latency_ms is None else one.price.latency_ms,
+            "score": one.score,
+        }
+        for one in candidates
+    ]
+    return [one for one, stands in zip(candidates, pareto.front(points, OBJECTIVES), strict=True) if stands]
 
 
 def search_architecture(
@@ -237,7 +241,7 @@ class _Hunt:
             known = self.price(one)
             assert row is not None and known is not None
             said = bool(seeded and seeded[place])
-            made.append(Candidate(plain[place], known, rung, row["score"], row["seconds"], said))
+            made.append(Candidate(plain[place], known, rung, row["score"], row["accuracy"], row["seconds"], said))
         return made
 
     def trial(self, architecture: Mapping[str, Any], rung: int) -> dict[str, Any]:

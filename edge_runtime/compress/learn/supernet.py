@@ -27,7 +27,7 @@ from edge_runtime.compress.learn.blocks import same_padding
 from edge_runtime.compress.learn.builders import Separable
 from edge_runtime.compress.learn.loop import Fit, answers, fit
 from edge_runtime.compress.learn.space import Space, from_plain
-from edge_runtime.compress.learn.trial import School, accuracy
+from edge_runtime.compress.learn.trial import School, judged
 from edge_runtime.digest import sha256
 from edge_runtime.errors import InputError, UsageError
 
@@ -212,5 +212,4 @@ def run_shared(school: School, shared: Shared, trial: Mapping[str, Any]) -> dict
     """As trial.run_trial, without training."""
     began = time.monotonic()
     net = slice_of(shared, from_plain(trial["architecture"]), school, trial["seed"])
-    score = (school.score or accuracy)(answers(net, school.val), school.val)
-    return {"score": score, "seconds": round(time.monotonic() - began, 2)}
+    return judged(school, answers(net, school.val)) | {"seconds": round(time.monotonic() - began, 2)}
