@@ -175,7 +175,9 @@ def devices() -> str:
 
 
 def lines(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (ROOT / "models" / name).read_text().splitlines()]
+    """None where nothing is recorded yet."""
+    path = ROOT / "models" / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def trust() -> str:

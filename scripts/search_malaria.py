@@ -7,7 +7,8 @@
 
 A supernet of depthwise-separable nets is taught first, evolution reads its slices, the promising are trained, and the
 best are quantized by a recipe of `compress` and judged on onnxruntime and LiteRT. The net that was designed by hand
-(models/malaria/network.py) is in the space: it is taught and judged in the same way. Rows go to models/search.jsonl.
+(models/malaria/network.py) is in the space: it is taught and judged in the same way. Rows go to
+models/architectures.jsonl.
 
 WORK keeps the cells, the supernet, the record of every judgement and the weights; a run that was cut goes on there.
 A Dask cluster's workers import what this file does: PYTHONPATH=.:models/malaria dask worker ADDRESS.
@@ -59,7 +60,7 @@ from edge_runtime.footprint import predict_by_size, task_bytes  # noqa: E402
 from edge_runtime.profile import DeviceProfile, load_profile  # noqa: E402
 from edge_runtime.units import parse_bytes, parse_ms  # noqa: E402
 
-ROWS = ROOT / "models" / "search.jsonl"
+ROWS = ROOT / "models" / "architectures.jsonl"
 RECIPE = read_recipe(  # the drift is not limited here: what counts is the accuracy, which is judged
     {"name": "w8a8_coded", "passes": [{"pass": "static_w8a8", "limit_sd": 0.2, "agreement": 0.98}, {"pass": "code"}]},
     "search_malaria.py",
@@ -225,6 +226,12 @@ def _point(stored_bytes: int, ram_bytes: int, about: dict[str, Any]) -> dict[str
     return {"stored_bytes": stored_bytes, "ram_bytes": ram_bytes, "parameters": about["parameters"], "val": accuracy}
 
 
+def command(options: argparse.Namespace) -> str:
+    """As it was given, without where the work lies."""
+    given = ["WORK" if word == str(options.work) else word for word in sys.argv[1:]]
+    return " ".join(["python", "scripts/search_malaria.py", *given])
+
+
 def search(options: argparse.Namespace) -> None:
     began = time.monotonic()
     device, work = load_profile(options.device), options.work
@@ -257,7 +264,7 @@ def search(options: argparse.Namespace) -> None:
         {
             "kind": "search",
             "device": device.name,
-            "command": " ".join(["python", "scripts/search_malaria.py", *sys.argv[1:]]),
+            "command": command(options),
             "wall_seconds": round(wall),
             "limits": asdict(limits_of(options)),
             "space": SPACE.size,
@@ -296,7 +303,7 @@ def check(options: argparse.Namespace, courses: int = 50) -> None:
     keep(
         {
             "kind": "search_check",
-            "command": " ".join(["python", "scripts/search_malaria.py", *sys.argv[1:]]),
+            "command": command(options),
             "architectures": size,
             "judged_by_each_search": trials,
             "rung": asdict(SMALL_RUNG),
