@@ -43,7 +43,8 @@ from edge_runtime.compress.learn.quant_net import QuantNet  # noqa: E402
 from edge_runtime.compress.prepare import prepare  # noqa: E402
 from edge_runtime.compress.tflite_write import to_tflite  # noqa: E402
 
-FIT = Fit(epochs=4, batch=64, rate=1e-3, decay=0.0, average=0.99)
+FIT = Fit(epochs=2, batch=64, rate=1e-3, decay=0.0, average=0.99)
+PRUNE = replace(FIT, epochs=5, rate=2e-3)
 TEACHER = 0.7  # of the target; the rest is the label
 ENGINES = {"onnxruntime": "onnx", "litert": "tflite"}
 
@@ -57,9 +58,9 @@ class Variant:
     after: str = ""  # the variant that it goes on from
 
 
-def bits(weights: str) -> QuantAware:
+def bits(weights: str, eight: tuple[str, ...] = ()) -> QuantAware:
     """The dense row stays float: an 8-bit logit would be too coarse for a strict threshold."""
-    return QuantAware(weights, scale_grid=2, keep=("last",))
+    return QuantAware(weights, scale_grid=2, keep=("last",), eight=eight)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -69,9 +70,10 @@ VARIANTS: dict[str, Variant] = {
     "qat_w8a8": Variant(bits("int8")),
     "qat_w4a8": Variant(bits("int4")),
     "qat_ternary_a8": Variant(bits("ternary"), replace(FIT, epochs=6, rate=2e-3)),
-    "prune_50": Variant(PruneAndTune(0.5)),
-    "prune_75": Variant(PruneAndTune(0.75)),
-    "prune_90": Variant(PruneAndTune(0.9), replace(FIT, rate=2e-3)),
+    "qat_ternary_8_a8": Variant(bits("ternary", ("first", "depthwise")), replace(FIT, epochs=6, rate=2e-3)),
+    "prune_50": Variant(PruneAndTune(0.5), PRUNE),
+    "prune_75": Variant(PruneAndTune(0.75), PRUNE),
+    "prune_90": Variant(PruneAndTune(0.9), replace(PRUNE, epochs=8)),
     "channels_50": Variant(PruneAndTune(0.5, "channels", multiple=8), replace(FIT, epochs=6, rate=3e-3)),
     "prune_75_w4a8": Variant(bits("int4"), after="prune_75"),
     "channels_50_w4a8": Variant(bits("int4"), after="channels_50"),
