@@ -152,6 +152,7 @@ def learned(folder: str) -> list[str]:
             )
             spent = statistics.median(one["seconds"] for one in row["seeds"])  # the first waits for the teacher
             lines.append(f"| {row['step']} | {row['about']} | {figures} | {spent:.0f} |")
+        lines += gain({row["step"]: row for row in steps})
     if against:
         lines += [
             "",
@@ -169,6 +170,22 @@ def learned(folder: str) -> list[str]:
                 f"{row['scores']['f1']:.4f} |"
             )
     return lines
+
+
+def gain(steps: dict[str, Facts]) -> list[str]:
+    """The best step with a teacher against the best without, and whether that is more than chance between seeds."""
+    without = [steps[name] for name in ("alone", "words") if name in steps]
+    taught = [row for name, row in steps.items() if name not in ("alone", "words") and "steps" not in name]
+    if not without or not taught:
+        return []
+    first, last = (max(rows, key=lambda row: row["scores"]["f1"]) for rows in (without, taught))
+    words = []
+    for key, name in (("f1", "F1"), ("log_loss", "the logarithmic loss")):
+        change = last["scores"][key] - first["scores"][key]
+        chance = sum(row["spread"][key] ** 2 / len(row["seeds"]) for row in (first, last)) ** 0.5
+        said = "outside" if abs(change) > 2 * chance else "**not** outside"
+        words.append(f"changes {name} by {change:+.4f} (standard error {chance:.4f}), {said} the spread of seeds")
+    return ["", fill(f"Against `{first['step']}`, the best without a teacher, `{last['step']}` {'; it '.join(words)}.")]
 
 
 def judged(name: str, out: Path) -> Facts:

@@ -237,7 +237,12 @@ def keep(path: Path, name: str, steps: int, found: list[dict[str, float]]) -> No
         "command": f"python models/zoo/distilled.py OUT --seeds {len(found)} --steps {steps} --only {name}",
     }  # fmt: skip
     kept = [one for one in old if (one.get("kind"), one.get("step"), one.get("judged_on")) != ("learn", label, "val")]
-    write_bytes(path, "".join(json.dumps(one) + "\n" for one in [*kept, row]).encode())
+    made = sorted(
+        [row, *(one for one in kept if (one["kind"], one["judged_on"]) == ("learn", "val"))],
+        key=lambda one: ("," in one["step"], list(TEACHING).index(one["step"].split(",")[0])),
+    )
+    rest = [one for one in kept if (one["kind"], one["judged_on"]) != ("learn", "val")]
+    write_bytes(path, "".join(json.dumps(one) + "\n" for one in [*made, *rest]).encode())
 
 
 if __name__ == "__main__":
