@@ -329,21 +329,22 @@ def _tested(found: dict[str, Any]) -> str:
 
 
 def orders() -> str:
-    """What scripts/measure_orders.py recorded, both orders of a pair in one line."""
+    """What scripts/measure_orders.py recorded, both orders in one line; not pairs that have only one order."""
     text = [
         "| model | order | bytes | points lost | change, sd | the other order | bytes | points lost | change, sd |",
         "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
-    rows = lines("orders.jsonl")
+    rows = sorted(lines("orders.jsonl"), key=lambda row: str(row["model"]))
     for first, second in zip(rows[::2], rows[1::2], strict=True):
-        text.append(f"| {first['model']} | {_ordered(first)} | {_ordered(second)} |")
+        if "forbidden" not in first and "forbidden" not in second:
+            text.append(f"| {first['model']} | {_ordered(first)} | {_ordered(second)} |")
     return "\n".join(text)
 
 
 def _ordered(row: dict[str, Any]) -> str:
     name = " → ".join(one["pass"] for one in row["steps"])
     if "engines" not in row:
-        return f"{name} | {'not possible' if 'forbidden' in row else 'refused'} | | "
+        return f"{name} | refused | | "
     one = row["engines"]["onnxruntime"]
     return f"{name} | {one['stored_bytes']:,} | {one['drop_points']:.2f} | {one['change_sd']:.3f}"
 
