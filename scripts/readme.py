@@ -24,6 +24,7 @@ from edge_runtime.planner import plan  # noqa: E402
 from edge_runtime.profile import list_profiles  # noqa: E402
 from edge_runtime.units import format_bytes  # noqa: E402
 from scripts.peers.table import show  # noqa: E402
+from scripts.search_table import searched  # noqa: E402
 
 MODEL = ROOT / "models" / "malaria"
 HOSTILE = ROOT / "models" / "hostile.jsonl"
@@ -402,6 +403,7 @@ def main() -> int:
         ("bits", taught_bits()),
         ("searches", searches()),
         ("orders", orders()),
+        ("searched", searched(lines("architectures.jsonl"))),
         ("peers", peers()),
         ("hostile", hostile()),
         ("arm", arm()),
