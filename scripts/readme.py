@@ -254,7 +254,7 @@ def taught_bits() -> str:
     pairs: dict[str, dict[str, dict[str, Any]]] = {}
     for line in (MODEL / "bench.jsonl").read_text().splitlines():
         row = json.loads(line)
-        if row.get("kind") == "learn" and "learn_bits.py" in row["command"]:
+        if row.get("kind") == "learn" and "learn_bits.py" in row.get("command", ""):
             pairs.setdefault(row["step"], {})[row["engine"]] = row
     text = [
         "| step | not 0 | stored: ONNX, TFLite | accuracy: ORT, LiteRT | without doubtful labels | false alarms |",
