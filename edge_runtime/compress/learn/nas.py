@@ -98,7 +98,7 @@ class Candidate:
 class Found:
     """`front` and `candidates`: of the last rung that was reached, best score first. `judged`: how many on each rung,
     `refused`: how many different ones were over the budget and never trained, `recorded`: judgements that the record
-    had already."""
+    had already. `seconds` of this run; `judging_seconds` of all its judgements, those of the record too."""
 
     front: tuple[Candidate, ...]
     candidates: tuple[Candidate, ...]
@@ -107,6 +107,7 @@ class Found:
     refused: int
     recorded: int
     seconds: float
+    judging_seconds: float
 
 
 OBJECTIVES = (Objective("stored_bytes"), Objective("ram_bytes"), Objective("speed"), Objective("score", more=True))
@@ -180,7 +181,7 @@ class _Hunt:
         self.seen: dict[str, Candidate] = {}
         self.refused: set[str] = set()
         self.least: tuple[int, str] | None = None
-        self.recorded = 0
+        self.recorded, self.spent = 0, 0.0
         self.tag = tag_of(school)
 
     # ------------------------------------------------------------ what fits
@@ -240,6 +241,7 @@ class _Hunt:
         for place, (one, row) in enumerate(zip(ones, rows, strict=True)):
             known = self.price(one)
             assert row is not None and known is not None
+            self.spent += row["seconds"]
             said = bool(seeded and seeded[place])
             made.append(Candidate(plain[place], known, rung, row["score"], row["accuracy"], row["seconds"], said))
         return made
@@ -277,6 +279,7 @@ class _Hunt:
             len(self.refused),
             self.recorded,
             round(time.monotonic() - self.began, 1),
+            round(self.spent, 1),
         )
 
     def evolve(self, seeds: Sequence[Any]) -> None:
