@@ -4,6 +4,7 @@
     python scripts/search_malaria.py lenovo-tab-2-a7-10 WORK            the same WORK: only what is new is judged
     python scripts/search_malaria.py raspberry-pi-5 WORK [--test]       --test: also on test people, once, at the end
     python scripts/search_malaria.py exhaustive WORK                    a small space, searched and tried out whole
+    python scripts/search_malaria.py seeds WORK                         what was found, and the hand-made net, again
 
 A supernet of depthwise-separable nets is taught first, evolution reads its slices, the promising are trained, and the
 best are quantized by a recipe of `compress` and judged on onnxruntime and LiteRT. The net that was designed by hand
@@ -48,19 +49,18 @@ from edge_runtime.compress.learn.nas import Candidate, Found, Search, exhaustive
 from edge_runtime.compress.learn.prices import Limits, words  # noqa: E402
 from edge_runtime.compress.learn.record import Record  # noqa: E402
 from edge_runtime.compress.learn.space import Space, from_plain, key_of  # noqa: E402
-from edge_runtime.compress.learn.trial import Rung, School, accuracy, as_trial, load_trained  # noqa: E402
+from edge_runtime.compress.learn.trial import Rung, School, accuracy, as_trial, load_trained, run_trial  # noqa: E402
 from edge_runtime.compress.learn.workers import open_workers  # noqa: E402
 from edge_runtime.compress.outputs import answers as said  # noqa: E402
-from edge_runtime.compress.pareto import Objective, front  # noqa: E402
 from edge_runtime.compress.prepare import prepare  # noqa: E402
 from edge_runtime.compress.recipe import read_recipe  # noqa: E402
 from edge_runtime.compress.run import Job, compress  # noqa: E402
 from edge_runtime.compress.samples import Samples  # noqa: E402
 from edge_runtime.digest import sha256  # noqa: E402
 from edge_runtime.errors import UsageError  # noqa: E402
-from edge_runtime.footprint import predict_by_size, task_bytes  # noqa: E402
 from edge_runtime.profile import DeviceProfile, load_profile  # noqa: E402
 from edge_runtime.units import parse_bytes, parse_ms  # noqa: E402
+from scripts.search_table import against  # noqa: E402
 
 ROWS = ROOT / "models" / "architectures.jsonl"
 RECIPE = read_recipe(  # the drift is not limited here: what counts is the accuracy, which is judged
@@ -88,11 +88,10 @@ SMALL = Space(
     {"stem": (8, 16), "widths.0": (16, 32), "widths.1": (24, 48), "widths.2": (32, 64), "depth": (1, 2, 3)},
     {"widths": (0, 0, 0), "strides": (2, 1, 2), "shrink": 2},
 )
-AGAINST = tuple(Objective(name) for name in ("stored_bytes", "ram_bytes", "parameters"))
-AGAINST = (*AGAINST, Objective("val", more=True))
 SMALL_RUNG = Rung(epochs=2, steps=200)
 RUNGS = (Rung(), Rung(epochs=2), Rung(epochs=10))
 SEARCH = Search(trials=100, population=24, sample=6, rungs=RUNGS, keep=8, eta=2, task="slides")
+SEEDS = (2, 3)  # beside the first, by which was chosen
 TEACH = Fit(rate=4e-3, decay=0.02, average=0.998)
 SUPER = replace(TEACH, epochs=6)
 
@@ -128,14 +127,12 @@ def limits_of(options: argparse.Namespace) -> Limits:
     )
 
 
-def settled(one: Candidate, school: School, work: Path) -> tuple[Any, float]:
+def settled(architecture: Any, school: School, work: Path, seed: int = 1) -> tuple[Any, float]:
     """The trained net for cells of which half are infected, and its accuracy on val.
 
     Lessons show healthy people's cells three times, so infected ones are fewer: the logarithm of those odds is taken
-    out of the last bias. Raises UsageError where there was no time for the last rung."""
-    if one.rung != len(RUNGS) - 1:
-        raise UsageError("found no time to train candidates to the end", hint="the same command again goes on")
-    net = load_trained(work / "weights", as_trial(one.architecture, RUNGS[-1], SEARCH.teach_seed))
+    out of the last bias."""
+    net = load_trained(work / "weights", as_trial(architecture, RUNGS[-1], seed))
     assert school.lessons.labels is not None
     share = float(school.lessons.labels[school.lessons.shown()].mean())
     last = [module for module in net.modules() if isinstance(module, torch.nn.Linear)][-1]
@@ -164,7 +161,7 @@ def arrays(cells: Cells) -> dict[str, Any]:
 def files(net: Any, cells: Cells, split: str, out: Path) -> dict[str, dict[str, Any]]:
     """The net in 8 bits, stored coded, judged on each engine on all of malaria-cells of a split; by engine."""
     out.mkdir(parents=True, exist_ok=True)
-    artifact = prepare(from_torch(net, net_example()))
+    artifact = prepare(from_torch(net, HAND_MADE.example()))
     (name,) = (value.name for value in artifact.model().graph.inputs)
     plain = cell_lessons.balanced(cells)
     learnt = np.flatnonzero(plain & (cells.split == "train"))[::11]
@@ -185,10 +182,6 @@ def files(net: Any, cells: Cells, split: str, out: Path) -> dict[str, dict[str, 
     keys = ("file_bytes", "stored_bytes", "scores", "drift")
     found = {f"{one['engine']} {one['recipe']}": {key: one[key] for key in keys} for one in report["originals"]}
     return found | {f"{one['engine']} {one['recipe']}": {key: one[key] for key in keys} for one in report["variants"]}
-
-
-def net_example() -> Any:
-    return HAND_MADE.example()
 
 
 def on_test(file: Path, cells: Cells) -> dict[str, float]:
@@ -215,35 +208,6 @@ def row_of(one: Candidate, net: Any, right: float, cells: Cells, work: Path, tes
         made["test"] = files(net, cells, "test", out)
         made["test_card_int8"] = on_test(out / "files" / "w8a8_coded.onnx", cells)
     return made
-
-
-def against(device: DeviceProfile, row: dict[str, Any], hand: dict[str, Any]) -> list[dict[str, Any]]:
-    """The row beside every net of the repository that was designed by hand: stored bytes, RAM, parameters, val.
-
-    The published ones are as models/*/ recorded them; their RAM follows from the file's size."""
-    engine = row["engine"]
-    nets = {"malaria": (hand["val"][f"{engine} {RECIPE.name}"]["stored_bytes"], hand["ram_bytes"], hand)}
-    for name in ("squeezenet", "mobilenetv2", "resnet18", "vgg"):
-        folder = ROOT / "models" / name
-        plain = json.loads((folder / "metrics.json").read_text())[name]
-        lines = [json.loads(line) for line in (folder / "bench.jsonl").read_text().splitlines()]
-        least = [one for one in lines if one.get("kind") == "compress" and one["engine"] == engine]
-        stored = min([one["stored_bytes"] for one in least], default=plain["file_bytes"])
-        ram = predict_by_size(engine, device.arch, stored) + task_bytes("slides")
-        score = plain["val"]["accuracy_without_suspects"]
-        nets[name] = (stored, ram, plain | {"val_accuracy_without_suspects": score})
-    mine = _point(row["val"][f"{engine} {RECIPE.name}"]["stored_bytes"], row["ram_bytes"], row)
-    made = []
-    for name, (size, ram, plain) in nets.items():
-        point = _point(size, ram, plain)
-        stands, other_stands = front([mine, point], AGAINST)
-        made.append({"net": name, **point, "is_beaten": not other_stands, "beats_what_was_found": not stands})
-    return made
-
-
-def _point(stored_bytes: int, ram_bytes: int, about: dict[str, Any]) -> dict[str, Any]:
-    accuracy = round(about["val_accuracy_without_suspects"], 5)
-    return {"stored_bytes": stored_bytes, "ram_bytes": ram_bytes, "parameters": about["parameters"], "val": accuracy}
 
 
 def command(options: argparse.Namespace) -> str:
@@ -282,7 +246,9 @@ def search(options: argparse.Namespace) -> None:
     # what this search would take had it found nothing in WORK
     taught_s = float((work / "supernet.seconds").read_text()) if old else 0.0
     found = hunted(device, school, shared, options, 60 * options.minutes - (time.monotonic() - began))
-    nets = [(one, *settled(one, school, work)) for one in found.candidates]
+    if found.candidates[0].rung != len(RUNGS) - 1:
+        raise UsageError("found no time to train candidates to the end", hint="the same command again goes on")
+    nets = [(one, *settled(one.architecture, school, work)) for one in found.candidates]
     pair = chosen(nets)
     for name, (one, _, right) in zip(("chosen", "hand-made"), pair, strict=True):
         say(f"{name}: {one.score:.4f}, accuracy {right:.4f}, {words(one.price)}: {one.architecture}")
@@ -302,7 +268,7 @@ def search(options: argparse.Namespace) -> None:
             "from_record": found.recorded,
             "chosen": rows[0],
             "hand_made": rows[1],
-            "against": against(device, *rows),
+            "against": against(device, RECIPE.name, *rows),
             "front": [one.to_json() for one in found.front],
             "trained": [one.to_json() | {"settled_accuracy": right} for one, _, right in nets],
         },
@@ -353,6 +319,25 @@ def check(options: argparse.Namespace, courses: int = 50) -> None:
     )
 
 
+def again(options: argparse.Namespace) -> None:
+    """How much of the difference between two nets is luck: both taught with other seeds."""
+    began, work = time.monotonic(), options.work
+    school, record = school_of(dataset.load_cells(work)), Record(work / "seeds.jsonl")
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    found = {key_of(from_plain(row["chosen"]["architecture"])) for row in rows if row["kind"] == "search"}
+    figures: dict[str, list[dict[str, float]]] = {}
+    for key in (*sorted(found), key_of(HAND_MADE)):
+        for seed in SEEDS:
+            trial = as_trial(json.loads(key), RUNGS[-1], seed) | {"weights": str(work / "weights")}
+            row = record.get(f"{seed} {key}") or record.put(f"{seed} {key}", run_trial(school, trial))
+            right = settled(json.loads(key), school, work, seed)[1]
+            figures.setdefault(key, []).append({"seed": seed, "area": row["score"], "accuracy": right})
+            say(f"{figures[key][-1]} {key}")
+    nets = [{"architecture": json.loads(key), "val": rows} for key, rows in figures.items()]
+    wall = round(time.monotonic() - began)
+    keep({"kind": "search_seeds", "command": command(options), "nets": nets, "wall_seconds": wall}, ("kind",))
+
+
 def keep(row: dict[str, Any], by: Sequence[str]) -> None:
     """In place of the row with the same of these fields."""
     old = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.is_file() else []
@@ -362,7 +347,7 @@ def keep(row: dict[str, Any], by: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("device", help="a profile's name or file, or: exhaustive")
+    parser.add_argument("device", help="a profile's name or file, or: exhaustive, seeds")
     parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, default=55.0)
     parser.add_argument("--workers", default="1", help="processes, or the address of a Dask scheduler")
@@ -372,8 +357,8 @@ def main() -> None:
     parser.add_argument("--max-macs", type=int)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    if options.device == "exhaustive":
-        check(options)
+    if options.device in ("exhaustive", "seeds"):
+        (check if options.device == "exhaustive" else again)(options)
     else:
         search(options)
 
