@@ -73,12 +73,14 @@ def run(name: str, work: Path, device: str, options: argparse.Namespace) -> dict
     keep = ("device", "arch", "max_drop", "score", "judged", "taken_up", "answers", "ended")
     row: dict[str, Any] = {"model": name, **{key: found.search[key] for key in keep}}
     row |= {"seconds": round(seconds, 1), "seconds_of_candidates": _seconds(found)}
+    row["how"] = "thorough" if options.thorough else f"{options.minutes:g} minutes" if options.minutes else "default"
     row |= {"on_paper": len(found.search["on_paper"]), "given_bytes": job.model.stat().st_size}
     row["chosen"] = [_point(one) for one in found.search["points"] if one["chosen"]]
     row["front"] = [_point(one) for one in found.search["points"] if one["front"] and not one["misses"]]
+    if found.report:
+        row["test"] = tested(name, work, out)
     if options.bundle and found.report:
-        row["test"], bundle = tested(name, work, out), load_bundle(out)
-        choice = plan(bundle, profile).choice
+        choice = plan(load_bundle(out), profile).choice
         row["planned"] = [choice.variant, choice.engine] if choice else None
     return row
 
@@ -95,22 +97,25 @@ def _point(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def tested(name: str, work: Path, out: Path) -> list[dict[str, Any]]:
-    """The original and what is in the bundle, on the test split, on their engines."""
+    """The original and what is in the bundle or the folder, on the test split, on their engines."""
     original = prepare(load_artifact(model_file(name, work)))
-    bundle = load_bundle(out)
+    bundle = load_bundle(out) if out.suffix == ".edge" else None
     samples = load_samples(items(name, work, "test"), specs(original)[0], bundle)
-    named = {"original": original} | {
-        one.name: read_artifact(bundle.read(one.file), one.name) for one in bundle.variants
-    }
+    named = {"original": original}
+    if bundle:
+        named |= {one.name: read_artifact(bundle.read(one.file), one.name) for one in bundle.variants}
+    else:
+        made = json.loads((out / "report.json").read_text())["variants"]
+        named |= {one["name"]: load_artifact(out / f"{one['name']}.{one['format']}") for one in made}
     rows, said = verify.judge(list(named.values()), original, samples)
-    calibration = slide_figures.calibration_of(bundle.task)
-    made = []
+    calibration = slide_figures.calibration_of(bundle.task) if bundle else None
+    found = []
     for (variant, artifact), row, answer in zip(named.items(), rows, said, strict=True):
-        found = {"variant": variant, "format": artifact.format, "scores": row["scores"], "items": samples.count}
+        one = {"variant": variant, "format": artifact.format, "scores": row["scores"], "items": samples.count}
         if calibration and samples.person is not None:
-            found["slide"] = slide_figures.figures(next(iter(answer.values())), samples, calibration)
-        made.append(found)
-    return made
+            one["slide"] = slide_figures.figures(next(iter(answer.values())), samples, calibration)
+        found.append(one)
+    return found
 
 
 def main() -> None:

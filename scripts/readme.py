@@ -326,7 +326,8 @@ def _tested(found: dict[str, Any]) -> str:
     if slide := found.get("slide"):
         words = f"{100 * slide['accuracy_at_0']:.2f} %; {slide['false_positives']} of {slide['healthy_cells']} healthy"
         return f"{words}; finds {1000 * slide['detectable']['5000']:.1f} of 1,000"
-    return f"{100 * found['scores']['accuracy']:.2f} %"
+    rare = found["scores"]["f1"] < found["scores"]["accuracy"] - 0.1
+    return f"{100 * found['scores']['f1']:.1f} % F1" if rare else f"{100 * found['scores']['accuracy']:.2f} %"
 
 
 def orders() -> str:
