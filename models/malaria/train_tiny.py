@@ -49,7 +49,6 @@ from edge_runtime.task.verdict import Calibration  # noqa: E402
 from models.zoo.export import answers  # noqa: E402
 
 SEEDS, VIEWS = (1, 2, 3, 4, 5), 6
-FOLD_SHARE = 0.5  # the students without a fold learn half as long as what ships: there are five
 QAT = {"levels": 63, "price": 0.0}
 LARGE_PARAMETERS = sum(one.numel() for one in large.Large().parameters())
 
@@ -81,12 +80,11 @@ class Class:
             return trees
         return (large.opinions(self.cells, large.LargeSettings(), self.work)[train] + trees) / 2
 
-    def subset(self, left_out: int | None, share: float = 1.0) -> Views:
-        """Views of people outside that fold, the first `share` of them."""
+    def subset(self, left_out: int | None) -> Views:
+        """Views of people outside that fold."""
         if left_out is None:
             return self.views
-        some = self.views.place[: round(share * len(self.views.place))]
-        keep = np.flatnonzero(self.part[some] != left_out)
+        keep = np.flatnonzero(self.part[self.views.place] != left_out)
         return Views(self.views.pixels[keep], self.views.place[keep])
 
     def student(self, name: str, settings: Student, left_out: int | None = None, taught: bool = True) -> CellNet:
@@ -102,7 +100,7 @@ class Class:
     def grid(self, name: str, start: CellNet, settings: Student, left_out: int | None = None) -> GridNet:
         file = self.work / f"{name}.pt"
         if not file.is_file():
-            views = self.subset(left_out, FOLD_SHARE)
+            views = self.subset(left_out)
             loss = small.loss_of(views, self.learnt.infected, self.opinion(left_out), settings)
             found = small.train_grid(start, views, loss, settings, lambda words: say(f"{name} {words}"))
             torch.save(found, file)
@@ -226,6 +224,7 @@ def measured(
         count = LARGE_PARAMETERS if name == "teacher" else small_parameters(settings)
         steps[name] = {"parameters": count, "bytes": (out / file).stat().st_size, "stored": stored(out / file)}
         steps[name] |= {part: figures(cells, scores[name], part) for part in parts}
+    cells = replace(cells, pixels=np.zeros((len(cells), 0), np.uint8))  # drawing people a thousand times copies cells
     shipped = np.where(cells.split == "train", held, scores["tiny"])
     choice = people.Choice()
     gate = Calibration.from_json(load_bundle(REPOSITORY / "models/malaria/malaria.edge").task["calibration"]).gate
