@@ -2,16 +2,18 @@
 
     python models/malaria/train_tiny.py OUT [--work CACHE]
 
-trains a ResNet-18 with the slide's lessons, then a small network that learns from it and from the labels, then that
-network on coarse grids with a price on its bytes; trains the small one five times from the labels alone and five times
-with the teacher; trains five more without a fifth of the people each, so that every training person has scores from a
-network that never saw them; calibrates the verdict on those and on val; measures on test, once, and writes to OUT:
+trains a ResNet-18 with the slide's lessons, then a small network that learns from it, boosted trees and the labels,
+then that network on coarse grids with a price on its bytes; trains the small one five times from the labels alone and
+five times with the teachers; trains five more without a fifth of the people each, so that every training person has
+scores from a network that never saw them; calibrates the verdict on those and on val; measures on test, once, and
+writes to OUT:
 
     tiny.onnx tiny.tflite    the same integers          large.onnx, student.onnx, student-qat.onnx   what led to them
     calibration.json         of the verdict             metrics.json                                 every figure
 
 The students without a fold learn from boosted trees that saw neither that fold nor the cell's own, and not from five
-more ResNets, which would take an hour: the verdict is calibrated on networks that are, if anything, a little worse.
+more ResNets, which would take an hour, and in float half as long: the verdict is calibrated on networks that are
+rather worse than what ships.
 Needs what train.py needs. MINUTES on one core; CACHE keeps what was trained, so a second run only measures.
 """
 
