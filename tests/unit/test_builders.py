@@ -208,3 +208,10 @@ def _plain(node: Any) -> list[Any]:
 def test_every_builder_has_a_tiny_one_that_is_tested():
     assert {name for name, _ in TINY} == set(BUILDERS)
     assert MobileNetV3(kind="large").paper().operators > MobileNetV3().paper().operators
+
+
+def test_a_picture_that_pools_use_up_is_refused():
+    with pytest.raises(UsageError, match="wanted one at least as large"):
+        make_builder("squeezenet", width=0.1, resolution=12)
+    with pytest.raises(UsageError, match="found widths"):
+        make_builder("separable", widths=(8.5,), strides=(1,), depth=1)

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edge_runtime.compress.learn import proxies
 from edge_runtime.compress.learn.builders import Separable
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import answers
@@ -293,3 +295,67 @@ def test_a_dask_cluster_finds_the_same():
         )
     assert [one.architecture for one in found.candidates] == [one.architecture for one in plain.candidates]
     assert [one.score for one in found.candidates] == [one.score for one in plain.candidates]
+
+
+def slack(logits: Any, lessons: Lessons, by: float = 0.0) -> float:
+    return accuracy(logits, lessons) - by
+
+
+def darker(inputs: tuple[Any, ...], dice: Any) -> tuple[Any, ...]:
+    return (inputs[0] * 0.5,)
+
+
+@pytest.mark.torch
+def test_a_record_is_not_taken_for_other_lessons_or_another_score():
+    record, found = Record(), lessons()
+    school = School(found, found, score=partial(slack, by=0.0))
+    for taught, again in (
+        (school, 0),
+        (school, 1),
+        (replace(school, score=partial(slack, by=1.0)), 0),
+        (replace(school, lessons=replace(found, prepare=darker)), 0),
+    ):
+        made = search_architecture(SPACE, taught.lessons, found, small_device(), SHORT, school=taught, record=record)
+        assert (made.recorded > 0) == bool(again)
+
+
+def never(logits: Any, lessons: Lessons) -> float:
+    return float("nan")
+
+
+@pytest.mark.torch
+def test_what_cannot_be_taught_is_told_and_left_out(tmp_path: Path):
+    found, said = lessons(), list[str]()
+    endless = Lessons({"x": np.full_like(found.inputs["x"], np.inf)}, found.labels)
+    wild = School(endless, found)
+    for school, why in ((wild, "found a loss of"), (School(found, found, score=never), "found a score of nan")):
+        for _ in range(2):  # the second time from the record
+            with pytest.raises(InputError, match="candidates that could not be taught"):
+                search_architecture(
+                    SPACE,
+                    school.lessons,
+                    found,
+                    small_device(),
+                    SHORT,
+                    school=school,
+                    record=tmp_path / "record",
+                    notice=said.append,
+                )
+        assert any(why in one for one in said)
+
+
+@pytest.mark.torch
+def test_proxies_leave_the_net_alone_and_refuse_what_they_cannot_judge():
+    import torch
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    before = [one.clone() for one in net.parameters()]
+    proxies.synaptic_flow(net, (torch.zeros(2, 4),))
+    assert all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))
+    with pytest.raises(UsageError, match="found no units"):
+        proxies.pattern_overlap(net, (torch.zeros(2, 4),))
+
+
+def test_a_limit_of_nothing_is_a_limit():
+    found = price(Separable().paper(), small_device())
+    assert refusals(found, small_device().budget, Limits(stored_bytes=0))

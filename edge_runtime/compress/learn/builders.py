@@ -146,7 +146,9 @@ class Separable(Pieces):
                 f"separable: found {len(self.widths)} widths, {len(self.strides)} strides and a depth of {self.depth}, "
                 "wanted a width and a stride for each block"
             )
-        if any(one < 1 for one in self.widths) or any(one not in (1, 2) for one in self.strides):
+        if any(not isinstance(one, int) or one < 1 for one in self.widths) or any(
+            one not in (1, 2) for one in self.strides
+        ):
             raise UsageError(
                 f"separable: found widths {list(self.widths)} and strides {list(self.strides)}, wanted widths of 1 and "
                 "more and strides of 1 or 2"
@@ -256,6 +258,10 @@ def _runs(rows: Sequence[_Row]) -> list[list[_Row]]:
 
 @dataclass(frozen=True)
 class SqueezeNet(Picture):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.paper()  # its pools leave nothing of a small picture
+
     def pieces(self) -> tuple[Piece, ...]:
         made: list[Piece] = [Conv(self.wide(64), 3, 2, norm=False), Pool()]
         stages = (((16, 64), (16, 64)), ((32, 128), (32, 128)), ((48, 192), (48, 192), (64, 256), (64, 256)))

@@ -26,11 +26,11 @@ from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.prices import FORMS, NO_LIMITS, Limits, Price, paper_of, price, refusals, words
 from edge_runtime.compress.learn.record import Record
 from edge_runtime.compress.learn.space import Code, Space, key_of, plain_of
+from edge_runtime.compress.learn.tag import tag_of
 from edge_runtime.compress.learn.trial import Rung, School, as_trial, run_trial
 from edge_runtime.compress.learn.workers import Workers, open_workers
 from edge_runtime.compress.pareto import Objective
-from edge_runtime.digest import sha256
-from edge_runtime.errors import BudgetError, UsageError
+from edge_runtime.errors import BudgetError, InputError, UsageError
 from edge_runtime.profile import DeviceProfile
 
 Notice = Callable[[str], None]
@@ -98,7 +98,8 @@ class Candidate:
 class Found:
     """`front` and `candidates`: of the last rung that was reached, best score first. `judged`: how many on each rung,
     `refused`: how many different ones were over the budget and never trained, `recorded`: judgements that the record
-    had already. `seconds` of this run; `judging_seconds` of all its judgements, those of the record too."""
+    had already; `failed`: how many could not be taught, each told about by `notice`. `seconds` of this run;
+    `judging_seconds` of all its judgements, those of the record too."""
 
     front: tuple[Candidate, ...]
     candidates: tuple[Candidate, ...]
@@ -108,6 +109,7 @@ class Found:
     recorded: int
     seconds: float
     judging_seconds: float
+    failed: int = 0
 
 
 OBJECTIVES = (Objective("stored_bytes"), Objective("ram_bytes"), Objective("speed"), Objective("score", more=True))
@@ -180,6 +182,7 @@ class _Hunt:
         self.began = time.monotonic()
         self.seen: dict[str, Candidate] = {}
         self.refused: set[str] = set()
+        self.failed: dict[str, str] = {}
         self.least: tuple[int, str] | None = None
         self.recorded, self.spent = 0, 0.0
         self.tag = tag_of(school)
@@ -205,7 +208,7 @@ class _Hunt:
             code = make()
             one = self.space.decode(code)
             key = key_of(one)
-            if key in self.seen or key in asked or key in self.refused or self.price(one) is None:
+            if key in self.seen or key in asked or key in self.refused or key in self.failed or self.price(one) is None:
                 continue
             if self.settings.sieve == 1:
                 return code
@@ -221,7 +224,7 @@ class _Hunt:
     # ------------------------------------------------------------ judging
 
     def judge(self, ones: Sequence[Any], rung: int, seeded: Sequence[bool] | None = None) -> list[Candidate]:
-        """In the order given; what the record has is not judged again."""
+        """In the order given; what the record has is not judged again, and what could not be taught is left out."""
         shared = rung == 0 and self.supernet is not None
         plain = [plain_of(one) for one in ones]
         trials = [self.trial(each, rung) for each in plain]
@@ -243,6 +246,10 @@ class _Hunt:
             assert row is not None and known is not None
             self.spent += row["seconds"]
             said = bool(seeded and seeded[place])
+            if row.get("failed"):
+                self.failed[key_of(one)] = row["failed"]
+                self.notice(f"could not be taught: {row['failed']}: {plain[place]}")
+                continue
             made.append(Candidate(plain[place], known, rung, row["score"], row["accuracy"], row["seconds"], said))
         return made
 
@@ -280,6 +287,7 @@ class _Hunt:
             self.recorded,
             round(time.monotonic() - self.began, 1),
             round(self.spent, 1),
+            len(self.failed),
         )
 
     def evolve(self, seeds: Sequence[Any]) -> None:
@@ -287,9 +295,9 @@ class _Hunt:
         settings = self.settings
         alive: deque[tuple[Code, Candidate]] = deque()
         waiting = [self.space.encode(one) for one in seeds]
-        while len(self.seen) < settings.trials and not self.late(0.5):
+        while len(self.seen) + len(self.failed) < settings.trials and not self.late(0.5):
             asked: dict[str, Code] = {}
-            while len(asked) < min(settings.batch, settings.trials - len(self.seen)):
+            while len(asked) < min(settings.batch, settings.trials - len(self.seen) - len(self.failed)):
                 young = len(alive) + len(asked) < settings.population
                 make = (lambda: self.space.draw(self.dice)) if young else (lambda: self.child(alive))
                 code = waiting.pop(0) if waiting else self.fresh(make, set(asked))
@@ -303,13 +311,21 @@ class _Hunt:
             ones = [self.space.decode(code) for code in asked.values()]
             names = {key_of(one) for one in seeds}
             made = self.judge(ones, 0, [key_of(one) in names for one in ones])
-            for code, one in zip(asked.values(), made, strict=True):
+            codes = [code for key, code in asked.items() if key not in self.failed]
+            for code, one in zip(codes, made, strict=True):
                 self.seen[key_of(self.space.decode(code))] = one
                 alive.append((code, one))
                 if len(alive) > settings.population:
                     alive.popleft()
+            if not self.seen:
+                continue
             best = max(self.seen.values(), key=lambda one: one.score)
             self.notice(f"{len(self.seen)} of {settings.trials}: best {best.score:.4f} of {words(best.price)}")
+        if not self.seen and self.failed:
+            raise InputError(
+                f"found {len(self.failed)} candidates that could not be taught: {next(iter(self.failed.values()))}",
+                hint="lower the rate, or look for inputs that are not finite",
+            )
         if not self.seen:
             least = f"; the smallest seen: {self.least[1]}" if self.least else ""
             raise BudgetError(f"nothing in the space fits {self.device.name}{least}", hint="widen the space or limits")
@@ -347,19 +363,9 @@ class _Hunt:
             now, left = left[: self.settings.batch], left[self.settings.batch :]
             ones = [from_plain(one.architecture) for one in now]
             made += self.judge(ones, rung, [one.seeded for one in now])
-            self.notice(f"rung {rung}: {len(made)} of {len(chosen)}, best {max(one.score for one in made):.4f}")
+            best = max((one.score for one in made), default=float("nan"))
+            self.notice(f"rung {rung}: {len(made)} of {len(chosen)}, best {best:.4f}")
         return made
-
-
-def tag_of(school: School) -> str:
-    """Changes when lessons, val or the way of teaching change: what a record holds is not mixed up."""
-    whole = sha256(f"{school.fit} {school.smoothing} {getattr(school.score, '__qualname__', None)}".encode())
-    for lessons in (school.lessons, school.val):
-        for array in (*lessons.inputs.values(), lessons.labels, lessons.times):
-            if array is not None:
-                whole.update(f"{array.dtype} {array.shape}".encode())
-                whole.update(array.tobytes())
-    return whole.hexdigest()[:12]
 
 
 def _read_shared(given: tuple[School, Any], trial: Mapping[str, Any]) -> dict[str, Any]:
@@ -371,7 +377,8 @@ def _read_shared(given: tuple[School, Any], trial: Mapping[str, Any]) -> dict[st
 def exhaustive(
     space: Space, school: School, rung: Rung, seed: int, record: Record, workers: Workers, notice: Notice | None = None
 ) -> dict[str, float]:
-    """The score of every architecture of a small space, by key_of, as a search on that rung judges it."""
+    """The score of every architecture of a small space, by key_of, as a search on that rung judges it; without those
+    that cannot be taught."""
     how = str(sorted(asdict(rung).items()))
     made, tag = dict[str, float](), tag_of(school)
     ones = [space.decode(code) for code in space.every()]
@@ -380,14 +387,15 @@ def exhaustive(
         row = record.get(f"{tag} {how} {seed} {key_of(one)}")
         if row is None:
             missing.append(one)
-        else:
+        elif not row.get("failed"):
             made[key_of(one)] = row["score"]
     trials = [as_trial(plain_of(one), rung, seed) for one in missing]
     for place, answer in workers.run(run_trial, school, trials):
         one = missing[place]
         about = {"architecture": plain_of(one), "rung": 0, "how": how}
         record.put(f"{tag} {how} {seed} {key_of(one)}", about | answer)
-        made[key_of(one)] = answer["score"]
+        if not answer.get("failed"):
+            made[key_of(one)] = answer["score"]
         if notice:
             notice(f"{len(made)} of {len(ones)}")
     return made

@@ -106,8 +106,8 @@ def refusals(one: Price, budget: Budget, limits: Limits = NO_LIMITS) -> tuple[st
             hint="limit MACs instead, or run on the device: edge-runtime doctor --calibrate --write-profile",
         )
     tight = Budget(
-        min(budget.ram_bytes, limits.ram_bytes or budget.ram_bytes),
-        min(budget.storage_bytes, limits.stored_bytes or budget.storage_bytes),
+        budget.ram_bytes if limits.ram_bytes is None else min(budget.ram_bytes, limits.ram_bytes),
+        budget.storage_bytes if limits.stored_bytes is None else min(budget.storage_bytes, limits.stored_bytes),
         wanted,
     )
     found = list(objections(Cost(one.ram_bytes, one.stored_bytes, one.latency_ms, None, one.basis), tight))

@@ -6,16 +6,19 @@ patterns: Mellor and others, 2021 (NASWOT).
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.errors import UsageError
 
 
 def synaptic_flow(net: Any, example: tuple[Any, ...]) -> float:
-    """Log of the sum of |weight x gradient| with all weights positive and inputs of one."""
+    """Log of the sum of |weight x gradient| with all weights positive and inputs of one. `net` stays as it is."""
     torch = need_torch()
+    net = copy.deepcopy(net)
     with torch.no_grad():
         for one in net.parameters():
             one.abs_()
@@ -29,7 +32,9 @@ def synaptic_flow(net: Any, example: tuple[Any, ...]) -> float:
 
 
 def pattern_overlap(net: Any, inputs: tuple[Any, ...]) -> float:
-    """Log determinant of how alike items' patterns of active units are: high where a net tells items apart."""
+    """Log determinant of how alike items' patterns of active units are: high where a net tells items apart.
+
+    Raises UsageError for a net without such units."""
     torch = need_torch()
     total = torch.zeros(len(inputs[0]), len(inputs[0]), dtype=torch.float64)
 
@@ -37,7 +42,13 @@ def pattern_overlap(net: Any, inputs: tuple[Any, ...]) -> float:
         active = (made.flatten(1) > 0).double()
         total.add_(active @ active.T + (1 - active) @ (1 - active).T)
 
-    hooks = [one.register_forward_hook(note) for one in net.modules() if hasattr(one, "act")]
+    units = [one for one in net.modules() if hasattr(one, "act")]
+    if not units:
+        raise UsageError(
+            f"found no units in {type(net).__name__} whose patterns could be compared, wanted ReLUs",
+            hint="search without a sieve: Search(sieve=1)",
+        )
+    hooks = [one.register_forward_hook(note) for one in units]
     net.train()
     with torch.no_grad():
         net(*inputs)

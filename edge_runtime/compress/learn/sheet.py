@@ -14,6 +14,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from edge_runtime.compress.footprint_read import peak_live
+from edge_runtime.errors import UsageError
 from edge_runtime.footprint import Parts
 from edge_runtime.operators import Node
 
@@ -179,6 +180,12 @@ class Sheet:
     def pool(self, x: Spot, kernel: int, stride: int, kind: str = "MaxPool") -> Spot:
         """The largest (or the mean) of each window that lies whole in the picture."""
         height, width = ((size - kernel) // stride + 1 for size in x.shape[1:])
+        if height < 1 or width < 1:
+            raise UsageError(
+                f"found a map of {x.shape[1]} x {x.shape[2]} before a window of {kernel} x {kernel}, wanted one at "
+                "least as large",
+                hint="a higher resolution, or fewer stages",
+            )
         node = Node("pool", "float32", height * width, kernel**2, x.shape[0], kernel**2, stride)
         return self.add(kind, [x], (x.shape[0], height, width), node)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -58,9 +59,12 @@ def accuracy(logits: npt.NDArray[np.float32], lessons: Lessons) -> float:
 
 def run_trial(school: School, trial: Mapping[str, Any]) -> dict[str, Any]:
     """`trial`: {"architecture": plain_of(builder), "rung": asdict(Rung), "seed"}; gives {"score", "accuracy",
-    "seconds"}."""
+    "seconds"}, or {"failed": why, "seconds"} where its loss or its score is not finite: it would be the next time."""
     began = time.monotonic()
-    net = train(school, trial)
+    try:
+        net = train(school, trial)
+    except InputError as error:
+        return {"failed": error.message, "seconds": round(time.monotonic() - began, 2)}
     if trial.get("weights"):
         file = weights_file(Path(trial["weights"]), trial)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,10 +72,13 @@ def run_trial(school: School, trial: Mapping[str, Any]) -> dict[str, Any]:
         need_torch().save(net.state_dict(), fresh)
         os.replace(fresh, file)
     logits = answers(net, shrunk(school.val, trial["rung"]["shrink"]))
-    return judged(school, logits) | {"seconds": round(time.monotonic() - began, 2)}
+    made = judged(school, logits)
+    if not math.isfinite(made["score"]):
+        made = {"failed": f"found a score of {made['score']}, wanted a finite one"}
+    return made | {"seconds": round(time.monotonic() - began, 2)}
 
 
-def judged(school: School, logits: npt.NDArray[np.float32]) -> dict[str, float]:
+def judged(school: School, logits: npt.NDArray[np.float32]) -> dict[str, Any]:
     right = accuracy(logits, school.val)
     return {"score": school.score(logits, school.val) if school.score else right, "accuracy": right}
 
