@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,24 @@ def test_a_run_can_be_ended_after_a_few_steps():
     found, one = lessons(), net()
     fit(one, found, cross_entropy(found), QUICK, steps=5, after=lambda step, total: left.append(total - step))
     assert left == [5, 4, 3, 2, 1]
+
+
+def test_gradients_may_be_changed_before_they_are_clipped():
+    """What is taken out must not count into the norm: the rest is then moved as if it stood alone."""
+    import torch
+
+    told: list[tuple[int, int]] = []
+    one, found = net(), lessons()
+    held = one[3].weight.detach().clone()
+
+    def gradients(step: int, total: int) -> None:
+        told.append((step, total))
+        one[3].weight.grad.zero_()
+
+    fit(one, found, cross_entropy(found), replace(QUICK, clip=1e-3), steps=2, gradients=gradients)
+    assert told == [(0, 2), (1, 2)] and torch.equal(one[3].weight, held)
+    grads = [value.grad for value in one.parameters()]
+    assert float(torch.stack([value.norm() for value in grads]).norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ Loss = Callable[[Any, tuple[Any, ...], Any], Any]
 """(network, its inputs, places in the lessons) -> scalar tensor."""
 
 Hook = Callable[[int, int], None]
-"""(step, of all): before or after an optimizer step, counted from 0."""
+"""(step, of all): around an optimizer step, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,17 @@ def fit(
     steps: int | None = None,
     before: Hook | None = None,
     after: Hook | None = None,
+    gradients: Hook | None = None,
     parameters: Iterable[Any] | None = None,
     notice: Callable[[str], None] | None = None,
     keep: Path | None = None,
 ) -> Any:
     """`net` taught in place; returns it, or the running average of it (a copy), in evaluation mode.
 
-    `steps` ends training early; the rate still falls to its end by then. `parameters`: what is taught, all of `net` by
-    default; parameters of a loss itself go here too. `notice` is told each epoch's mean loss. `keep`: a checkpoint,
-    written after each epoch, from which an interrupted run goes on; it is removed at the end.
+    `steps` ends training early; the rate still falls to its end by then. `before` and `after` are called around each
+    step, `gradients` between the gradients and their clipping, where it may change them. `parameters`: what is taught,
+    all of `net` by default; parameters of a loss itself go here too. `notice` is told each epoch's mean loss. `keep`: a
+    checkpoint, written after each epoch, from which an interrupted run goes on; it is removed at the end.
 
     Raises UsageError where a checkpoint is of other settings or lessons, InputError where the loss is no longer finite.
     """
@@ -85,7 +87,7 @@ def fit(
     before_threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        return _Run(net, lessons, loss, settings, steps, parameters, keep).go(before, after, notice)
+        return _Run(net, lessons, loss, settings, steps, parameters, keep).go(before, gradients, after, notice)
     finally:
         torch.set_num_threads(before_threads)
 
@@ -122,7 +124,13 @@ class _Run:
             return 0.04 + 0.96 * (1 - math.cos(math.pi * step / warm)) / 2
         return (1 + math.cos(math.pi * (step - warm) / max(1.0, self.total - warm))) / 2
 
-    def go(self, before: Hook | None, after: Hook | None, notice: Callable[[str], None] | None) -> Any:
+    def go(
+        self,
+        before: Hook | None,
+        gradients: Hook | None,
+        after: Hook | None,
+        notice: Callable[[str], None] | None,
+    ) -> Any:
         self._take_up()
         while self.done < self.total:
             said, count = 0.0, 0
@@ -130,7 +138,7 @@ class _Run:
                 self.net.train()
                 if before:
                     before(self.done, self.total)
-                said += self._step(index, inputs)
+                said += self._step(index, inputs, gradients)
                 count += 1
                 if after:
                     after(self.done, self.total)
@@ -146,7 +154,7 @@ class _Run:
             self.keep.unlink(missing_ok=True)
         return (self.net if self.mean is None else self.mean).eval()
 
-    def _step(self, index: Any, inputs: tuple[Any, ...]) -> float:
+    def _step(self, index: Any, inputs: tuple[Any, ...], gradients: Hook | None) -> float:
         torch = need_torch()
         loss = self.loss(self.net, inputs, index)
         value = float(loss.detach())
@@ -157,6 +165,8 @@ class _Run:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if gradients:
+            gradients(self.done, self.total)
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(self.taught, self.settings.clip)
         self.optimizer.step()
