@@ -42,6 +42,7 @@ from edge_runtime.compress.learn.qat import QatResult, QuantAware, first_items, 
 from edge_runtime.compress.learn.quant_net import QuantNet  # noqa: E402
 from edge_runtime.compress.prepare import prepare  # noqa: E402
 from edge_runtime.compress.tflite_write import to_tflite  # noqa: E402
+from edge_runtime.digest import sha256  # noqa: E402
 
 FIT = Fit(epochs=2, batch=64, rate=1e-3, decay=0.0, average=0.99)
 PRUNE = replace(FIT, epochs=5, rate=2e-3)
@@ -115,9 +116,14 @@ def guided(lessons: Lessons, teacher: Any, share: float = TEACHER) -> Loss:
     return loss
 
 
+def file_of(name: str, engine: str, work: Path) -> Path:
+    told = repr([VARIANTS[one] for one in (name, VARIANTS[name].after) if one])
+    return work / f"{name}-{sha256(told.encode()).hexdigest()[:8]}.{ENGINES[engine]}"
+
+
 def made(name: str, cells: Callable[[], Cells], work: Path) -> dict[str, Artifact]:
-    """By engine; from WORK, else taught now."""
-    paths = {engine: work / f"{name}.{ending}" for engine, ending in ENGINES.items()}
+    """By engine; from WORK, where it was taught with these settings, else taught now."""
+    paths = {engine: file_of(name, engine, work) for engine in ENGINES}
     if not all(path.is_file() for path in paths.values()):
         onnx, lite = teach(name, cells(), work)
         paths["onnxruntime"].write_bytes(onnx.content)
@@ -149,8 +155,8 @@ def teach(name: str, cells: Cells, work: Path) -> tuple[Artifact, Artifact]:
 def judged(found: dict[str, Artifact], work: Path, name: str, cells: Cells, split: str) -> dict[str, dict[str, float]]:
     """By engine: cell_figures of `split`, the cut from val."""
     rows = {}
-    for engine, ending in ENGINES.items():
-        path = work / f"{name}.{ending}"
+    for engine in ENGINES:
+        path = file_of(name, engine, work)
         val, here = cells.split == "val", cells.split == split
         scores = engines.run(path, cells.pixels[val])
         cut = float(np.quantile(scores[cells.infected[val]], 0.1))

@@ -6,17 +6,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.code import for_bundle
 from edge_runtime.compress.drift import compare
 from edge_runtime.compress.layers import weighted
+from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, answers
 from edge_runtime.compress.learn.prune_tune import PruneAndTune, PruneResult, prune_and_tune
 from edge_runtime.compress.learn.qat import QuantAware, first_items, quantize_aware
 from edge_runtime.compress.outputs import answers as run
-from edge_runtime.errors import InputError
+from edge_runtime.errors import InputError, UsageError
 from tests.unit.test_qat import exported, lessons, net
 
 pytestmark = pytest.mark.torch
@@ -74,6 +76,8 @@ def test_an_exchange_keeps_the_count(kind: str):
     living = {name: one.clone() for name, one in masks.kept.items()}
     small(torch.randn(4, 3, 12, 12)).square().sum().backward()
     steepest = small.point.weight.grad.abs().masked_fill(living["point"] != 0, 0).argmax()
+    masks.gradients(1, 10)
+    assert all((one.grad[masks.kept[name] == 0] == 0).all() for name, (one, _) in masks.found.items())
     masks.after(1, 10)
     for name, one in masks.kept.items():
         assert one.sum() == living[name].sum() and not torch.equal(one, living[name])
@@ -154,3 +158,20 @@ def test_what_cannot_go_is_named():
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]):
     with pytest.raises(ValueError, match="wanted"):
         PruneAndTune(**wrong)
+
+
+def test_a_shared_weight_is_counted_once_and_no_steps_are_refused():
+    import torch
+
+    one = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
+    one[2].weight = one[0].weight
+    found = Lessons({"x": torch.randn(32, 8).numpy()}, np.arange(32) % 2)
+    result = prune_and_tune(one, found, PruneAndTune(0.5, "set", scope="layer", every=1), QUICK)
+    assert (result.net[0].weight == 0).float().mean() == 0.5
+    with pytest.raises(UsageError, match="found 0 steps"):
+        prune_and_tune(one, found, PruneAndTune(0.5), QUICK, steps=0)
+
+
+def test_channels_of_a_module_named_by_its_path_stay():
+    whole = pruned(kind="channels", rounds=1, skip=("first",))
+    assert matrices(whole.artifact)["first.weight"].shape == matrices(exported())["first.weight"].shape

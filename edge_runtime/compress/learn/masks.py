@@ -30,12 +30,13 @@ def targets(net: Any, skip: tuple[str, ...] = (), depthwise: bool = False) -> di
 
 
 def _of_module(net: Any) -> dict[str, tuple[Any, int, bool]]:
-    made = {}
+    made, seen = {}, set()
     for name, one in net.named_modules():
-        if isinstance(one, nn.Linear):
-            made[name] = (one.weight, 0, False)
-        elif isinstance(one, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            made[name] = (one.weight, 0, one.groups == one.in_channels > 1)
+        if not isinstance(one, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) or id(one.weight) in seen:
+            continue  # a weight that two layers share has one mask
+        seen.add(id(one.weight))
+        depthwise = not isinstance(one, nn.Linear) and one.groups == one.in_channels > 1
+        made[name] = (one.weight, 0, depthwise)
     return made
 
 
@@ -58,6 +59,7 @@ class Masks:
         self.found = targets(net, settings.skip, settings.depthwise)
         self.kept = {name: torch.ones_like(weight) for name, (weight, _) in self.found.items()}
         self.dice = torch.Generator().manual_seed(settings.seed)
+        self.steep: dict[str, Any] = {}
 
     def before(self, step: int, total: int) -> None:
         """The share of zeros that this step shall have."""
@@ -73,12 +75,27 @@ class Masks:
         elif step == total - 1:
             self._prune(settings.share)
 
+    def gradients(self, step: int, total: int) -> None:
+        """Dead weights have none: they do not count for clipping, and their momentum fades until they are born anew.
+        For rigl, how steep they would be is kept for the exchange."""
+        due = self.settings.kind == "rigl" and self._due(step, total)
+        for name, (weight, _) in self.found.items():
+            if weight.grad is not None:
+                if due:
+                    self.steep[name] = weight.grad.abs()
+                weight.grad.mul_(self.kept[name])
+
+    def _due(self, step: int, total: int) -> bool:
+        """Whether weights are exchanged after this step."""
+        settings = self.settings
+        return 0 < step < round(settings.end * total) and step % settings.every == 0
+
     def after(self, step: int, total: int) -> None:
         """What moved away from 0 goes back; weights are exchanged, where the kind says so."""
         settings = self.settings
         self.hold()
         last = round(settings.end * total)
-        if settings.kind in ("rigl", "set") and 0 < step < last and step % settings.every == 0:
+        if settings.kind in ("rigl", "set") and self._due(step, total):
             self._exchange(settings.exchange / 2 * (1 + math.cos(math.pi * step / last)))
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -145,8 +162,8 @@ class Masks:
                 continue
             size = weight.abs().reshape(-1).masked_fill(living == 0, math.inf)
             dying = size.argsort(stable=True)[:count]
-            if self.settings.kind == "rigl" and weight.grad is not None:
-                born = dead[weight.grad.abs().reshape(-1)[dead].argsort(descending=True, stable=True)[:count]]
+            if self.settings.kind == "rigl" and name in self.steep:
+                born = dead[self.steep[name].reshape(-1)[dead].argsort(descending=True, stable=True)[:count]]
             else:
                 born = dead[torch.randperm(len(dead), generator=self.dice)[:count]]
             living[dying], living[born] = 0, 1

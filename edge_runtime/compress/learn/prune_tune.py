@@ -35,7 +35,7 @@ class PruneAndTune:
     inputs. `scope`: the same share of each layer, one bar for all (global), or one on a layer-adaptive score (lamp).
     Shares rise from `begin` to `end` of the steps, every `every` steps. `exchange`: share of the living that rigl and
     set replace at first, less and less until `end`. Depthwise layers stay whole unless `depthwise`, those in `skip`
-    (paths of modules; for channels, names of nodes) always.
+    (paths of modules; for channels, names of nodes, too) always.
 
     For channels: `rounds` cuts, by `importance` as in prune_channels, counts rounded to `multiple` at the last;
     `between`: share of the steps spent before the last cut.
@@ -130,7 +130,10 @@ def prune_and_tune(
 
     example = lessons.take(torch.arange(min(2, lessons.count)))
     teach = loss or cross_entropy(lessons)
-    total = min(steps or 10**9, lessons.steps(how.batch) * how.epochs)
+    whole = lessons.steps(how.batch) * how.epochs
+    total = whole if steps is None else min(steps, whole)
+    if total < 1:
+        raise UsageError(f"found {steps} steps to train, wanted 1 or more")
     before = float_graph(net, example)
     if settings.kind == "channels":
         made, artifact, facts = _channels(before, lessons, settings, how, teach, total, notice)
@@ -157,7 +160,17 @@ def _weights(
 
     made = GraphNet(before) if isinstance(net, Artifact) else copy.deepcopy(net)
     masks = Masks(made, settings)
-    made = fit(made, lessons, loss, how, steps=total, before=masks.before, after=masks.after, notice=notice)
+    made = fit(
+        made,
+        lessons,
+        loss,
+        how,
+        steps=total,
+        before=masks.before,
+        gradients=masks.gradients,
+        after=masks.after,
+        notice=notice,
+    )
     masks.hold(made)  # the running average remembers weights from before they went
     return made, {"zeros": {name: round(one, 4) for name, one in masks.zeros().items()}}
 
@@ -171,8 +184,10 @@ def _channels(
     total: int,
     notice: Callable[[str], None] | None,
 ) -> tuple[Any, Artifact, dict[str, Any]]:
+    from edge_runtime.compress.layers import weighted
     from edge_runtime.compress.learn.graph_net import GraphNet
     from edge_runtime.compress.learn.qat import first_items
+    from edge_runtime.compress.learn.quant_net import module_of
     from edge_runtime.compress.passes.prune_channels import PruneChannels
     from edge_runtime.compress.recipe import Context
 
@@ -181,13 +196,14 @@ def _channels(
     between = max(1, round(total * settings.between / max(1, settings.rounds - 1)))
     kept: list[Any] = []
     for number in range(settings.rounds):
+        nodes = {module_of(layer): layer.name for layer in weighted(artifact.model())}
         last = number == settings.rounds - 1
         cut = PruneChannels(
             share=each,
             importance=settings.importance,
             multiple=settings.multiple if last else 1,
             items=settings.items,
-            skip=settings.skip,
+            skip=tuple(nodes.get(name, name) for name in settings.skip),
         )
         facts: dict[str, Any] = {}
         artifact = cut(artifact, Context(artifact, samples, facts=facts))
