@@ -201,6 +201,22 @@ def test_labels_and_teacher_are_weighed():
     assert agree[0] > 0.9 > 0.6 > agree[1]
 
 
+def test_a_checkpoint_of_another_distillation_is_refused(tmp_path: Path):
+    def cut(step: int, total: int) -> None:
+        if step == 8:
+            raise KeyboardInterrupt
+
+    found, place = lessons(), tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        distill(student(), Exact(), found, Distillation(4.0), QUICK, after=cut, keep=place)
+    with pytest.raises(UsageError, match=r"found a checkpoint of .*temperature=4.0.*temperature=1.0"):
+        distill(student(), Exact(), found, Distillation(1.0, hard=0.9), QUICK, keep=place)
+    with pytest.raises(UsageError, match="found a checkpoint of "):
+        distill(student(), student(seed=1), found, Distillation(4.0), QUICK, keep=place)
+    distill(student(), Exact(), found, Distillation(4.0, folder=tmp_path), QUICK, keep=place)
+    assert not place.exists()
+
+
 def test_features_and_attention_come_nearer_and_the_projection_is_gone():
     found, teacher, made = sequences(), Reader(8, 4).eval(), Reader(4, 2)
     names = {name for name, _ in made.named_parameters()}

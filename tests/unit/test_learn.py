@@ -65,17 +65,56 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(tmp_path: Path):
     assert np.array_equal(weights(resumed), weights(fit(net(), found, cross_entropy(found), QUICK)))
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
-    found, place = lessons(), tmp_path / "run.pt"
-
+def left_behind(place: Path, found: Lessons, loss: Any = None, **more: Any) -> None:
     def cut(step: int, total: int) -> None:
         if step == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(net(), found, cross_entropy(found), QUICK, after=cut, keep=place)
-    with pytest.raises(UsageError, match="found a checkpoint of"):
-        fit(net(), found, cross_entropy(found), Fit(epochs=9, batch=16), keep=place)
+        fit(net(), found, loss or cross_entropy(found), QUICK, after=cut, keep=place, **more)
+
+
+def flipped() -> Lessons:
+    found = lessons()
+    assert found.labels is not None
+    return Lessons({"x": found.inputs["x"] * 0}, 2 - found.labels)
+
+
+def other_net() -> Any:
+    made = net()
+    made[0].weight.data.mul_(2)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("found", "make", "more", "said"),
+    [
+        (lessons(), net, {"settings": Fit(epochs=9, batch=16)}, "epochs 4.* wanted one of epochs 9"),
+        (flipped(), net, {}, "lessons "),
+        (lessons(), other_net, {}, "net "),
+        (lessons(prepare=lambda inputs, dice: (inputs[0] + 1,)), net, {}, "shown "),
+        (lessons(), net, {"loss": cross_entropy(lessons(), 0.5)}, "loss "),
+        (lessons(), net, {"tag": "int4"}, "tag , wanted one of tag int4"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, found: Lessons, make: Any, more: Any, said: str):
+    place = tmp_path / "run.pt"
+    left_behind(place, lessons())
+    given = {"loss": cross_entropy(found), "settings": QUICK} | more
+    with pytest.raises(UsageError, match=f"found a checkpoint of (.*, )?{said}"):
+        fit(make(), found, **given, keep=place)
+
+
+def test_a_checkpoint_is_no_change_of_course(tmp_path: Path):
+    """Asking what a run begins from moves neither its random numbers nor its statistics."""
+    import torch
+
+    made = []
+    for keep in (None, tmp_path / "run.pt"):
+        one = net()
+        one.insert(3, torch.nn.Dropout(0.3))
+        made.append(fit(one, lessons(), cross_entropy(lessons()), QUICK, keep=keep))
+    assert np.array_equal(weights(made[0]), weights(made[1]))
 
 
 def test_items_are_shown_as_often_as_asked_and_varied_only_when_taught():

@@ -333,6 +333,20 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], said: st
         QuantAware(**wrong)
 
 
+def test_a_checkpoint_of_other_bits_is_refused(tmp_path: Path):
+    def cut(words: str) -> None:  # told of the second epoch before its checkpoint is written: the first's stands
+        if words.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    about, place = (exported(), lessons()), tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        quantize_aware(*about, QuantAware("int8", least=16), QUICK, keep=place, notice=cut)
+    with pytest.raises(UsageError, match="weights='int4'"):
+        quantize_aware(*about, QuantAware("int4", least=16), QUICK, keep=place)
+    quantize_aware(*about, QuantAware("int8", least=16), QUICK, keep=place)
+    assert not place.exists()
+
+
 def test_the_shipped_net_keeps_its_decisions_with_4_bits(data: Path):
     import csv
 

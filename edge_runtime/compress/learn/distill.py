@@ -107,6 +107,7 @@ def distill(
     without PyTorch.
     """
     torch = need_torch()
+    tag = str(replace(settings, folder=None))
     if teacher is None:
         if lessons.labels is None:
             raise InputError("found neither a teacher nor labels, wanted one of them to learn from")
@@ -118,8 +119,9 @@ def distill(
         projections = _check(student, ask, lessons, settings)
         loss = distillation_loss(ask, lessons, settings, projections)
         taught = [*student.parameters(), *(one for net in projections.values() for one in net.parameters())]
-    hooks: dict[str, Any] = {"before": before, "after": after, "notice": notice}
-    return fit(student, lessons, loss, how, steps=steps, parameters=taught, keep=keep, **hooks)
+        tag += f" {named.digest()}" if keep else ""
+    more: dict[str, Any] = {"before": before, "after": after, "notice": notice, "keep": keep, "tag": tag}
+    return fit(student, lessons, loss, how, steps=steps, parameters=taught, **more)
 
 
 def _asked(teacher: Teacher, lessons: Lessons, settings: Distillation) -> Ask:

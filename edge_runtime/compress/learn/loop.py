@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.compress.learn import checkpoint
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.errors import InputError, UsageError
@@ -73,6 +73,7 @@ def fit(
     parameters: Iterable[Any] | None = None,
     notice: Callable[[str], None] | None = None,
     keep: Path | None = None,
+    tag: str = "",
 ) -> Any:
     """`net` taught in place; returns it, or the running average of it (a copy), in evaluation mode.
 
@@ -80,14 +81,16 @@ def fit(
     step, `gradients` between the gradients and their clipping, where it may change them. `parameters`: what is taught,
     all of `net` by default; parameters of a loss itself go here too. `notice` is told each epoch's mean loss. `keep`: a
     checkpoint, written after each epoch, from which an interrupted run goes on; it is removed at the end.
+    `tag` says what else such a run must have in common, such as the settings of a hook.
 
-    Raises UsageError where a checkpoint is of other settings or lessons, InputError where the loss is no longer finite.
+    Raises UsageError where a checkpoint is of other settings, lessons, weights or losses; InputError where the loss is
+    no longer finite.
     """
     torch = need_torch()
     before_threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        return _Run(net, lessons, loss, settings, steps, parameters, keep).go(before, gradients, after, notice)
+        return _Run(net, lessons, loss, settings, steps, parameters, keep, tag).go(before, gradients, after, notice)
     finally:
         torch.set_num_threads(before_threads)
 
@@ -102,6 +105,7 @@ class _Run:
         steps: int | None,
         parameters: Iterable[Any] | None,
         keep: Path | None,
+        tag: str,
     ) -> None:
         torch = need_torch()
         torch.manual_seed(settings.seed)
@@ -116,6 +120,8 @@ class _Run:
         self.optimizer = torch.optim.AdamW(self.taught, settings.rate, weight_decay=settings.decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._share)
         self.done = self.epoch = 0
+        told = (net, self.taught, lessons, loss, settings, self.total, tag)
+        self.of = checkpoint.origin(*told) if keep else {}
 
     def _share(self, step: int) -> float:
         """Of the highest rate: up along half a cosine from a 25th of it, down along one to nothing."""
@@ -188,15 +194,12 @@ class _Run:
 
     # ------------------------------------------------------------ the checkpoint
 
-    def _of(self) -> dict[str, Any]:
-        return asdict(self.settings) | {"total": self.total, "items": self.lessons.count}
-
     def _put_down(self) -> None:
         if self.keep is None or self.done == self.total:
             return
         torch = need_torch()
         plain = {
-            "of": self._of(),
+            "of": self.of,
             "done": self.done,
             "epoch": self.epoch,
             "net": self.net.state_dict(),
@@ -207,20 +210,13 @@ class _Run:
             "dice": self.dice.get_state(),
             "global": torch.get_rng_state(),
         }
-        fresh = self.keep.with_suffix(f"{self.keep.suffix}.new")
-        torch.save(plain, fresh)
-        os.replace(fresh, self.keep)
+        checkpoint.write(self.keep, plain)
 
     def _take_up(self) -> None:
         if self.keep is None or not self.keep.is_file():
             return
         torch = need_torch()
-        plain = torch.load(self.keep, weights_only=True)
-        if plain["of"] != self._of():
-            raise UsageError(
-                f"{self.keep}: found a checkpoint of {plain['of']}, wanted one of {self._of()}",
-                hint=f"rm {self.keep}",
-            )
+        plain = checkpoint.read(self.keep, self.of)
         self.done, self.epoch = plain["done"], plain["epoch"]
         self.net.load_state_dict(plain["net"])
         if self.mean is not None:

@@ -144,7 +144,8 @@ def quantize_aware(
     def hold(step: int, total: int) -> None:
         made.mask()
 
-    done = fit(made, lessons, teach, how, steps=steps, before=grow, after=hold, notice=notice, keep=keep)
+    more: dict[str, Any] = {"notice": notice, "keep": keep, "tag": repr(settings)}
+    done = fit(made, lessons, teach, how, steps=steps, before=grow, after=hold, **more)
     done.strength = 1.0
     return QatResult(done, done.quantized(), before, _facts(done))
 
