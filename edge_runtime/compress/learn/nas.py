@@ -377,8 +377,7 @@ def _read_shared(given: tuple[School, Any], trial: Mapping[str, Any]) -> dict[st
 def exhaustive(
     space: Space, school: School, rung: Rung, seed: int, record: Record, workers: Workers, notice: Notice | None = None
 ) -> dict[str, float]:
-    """The score of every architecture of a small space, by key_of, as a search on that rung judges it; without those
-    that cannot be taught."""
+    """The score of each architecture of a small space that can be taught, by key_of, as a search on that rung has it."""
     how = str(sorted(asdict(rung).items()))
     made, tag = dict[str, float](), tag_of(school)
     ones = [space.decode(code) for code in space.every()]
