@@ -377,7 +377,7 @@ def _read_shared(given: tuple[School, Any], trial: Mapping[str, Any]) -> dict[st
 def exhaustive(
     space: Space, school: School, rung: Rung, seed: int, record: Record, workers: Workers, notice: Notice | None = None
 ) -> dict[str, float]:
-    """The score of each architecture of a small space that can be taught, by key_of, as a search on that rung has it."""
+    """The score of each architecture of a small space that can be taught, by key_of, as a search judges it there."""
     how = str(sorted(asdict(rung).items()))
     made, tag = dict[str, float](), tag_of(school)
     ones = [space.decode(code) for code in space.every()]
