@@ -72,9 +72,21 @@ def searched(rows: list[dict[str, Any]]) -> str:
                 ", ".join(f"{100 * one['test'][key]['scores']['accuracy']:.2f} %" for key in pair),
             ]
             text.append(f"| {' | '.join(cells)} |")
+    for row in (one for one in rows if one["kind"] == "search_seeds"):
+        text += ["", *textwrap.wrap(_again(row), 120)]
     for row in (one for one in rows if one["kind"] == "search_check"):
         text += ["", *textwrap.wrap(_checked(row), 120)]
     return "\n".join(text)
+
+
+def _again(row: dict[str, Any]) -> str:
+    """Each net with the other seeds."""
+    parts = []
+    for net in row["nets"]:
+        name = "by hand" if net["architecture"]["depth"] == 4 else "found"
+        shown = ", ".join(f"{100 * one['accuracy']:.2f} % (area {one['area']:.4f})" for one in net["val"])
+        parts.append(f"{name}: {shown}")
+    return f"Taught again with two other seeds, by which nothing was chosen, on val: {'; '.join(parts)}."
 
 
 def _checked(row: dict[str, Any]) -> str:
