@@ -73,17 +73,17 @@ def searched(rows: list[dict[str, Any]]) -> str:
             ]
             text.append(f"| {' | '.join(cells)} |")
     for row in (one for one in rows if one["kind"] == "search_seeds"):
-        text += ["", *textwrap.wrap(_again(row), 120)]
+        text += ["", *textwrap.wrap(_again(row, rows), 120)]
     for row in (one for one in rows if one["kind"] == "search_check"):
         text += ["", *textwrap.wrap(_checked(row), 120)]
     return "\n".join(text)
 
 
-def _again(row: dict[str, Any]) -> str:
+def _again(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Each net with the other seeds."""
-    parts = []
+    hand, parts = [one["hand_made"]["architecture"] for one in rows if one["kind"] == "search"], []
     for net in row["nets"]:
-        name = "by hand" if net["architecture"]["depth"] == 4 else "found"
+        name = "by hand" if net["architecture"] in hand else "found"
         shown = ", ".join(f"{100 * one['accuracy']:.2f} % (area {one['area']:.4f})" for one in net["val"])
         parts.append(f"{name}: {shown}")
     return f"Taught again with two other seeds, by which nothing was chosen, on val: {'; '.join(parts)}."
