@@ -23,6 +23,8 @@ from edge_runtime.operators import predict as forecast
 if TYPE_CHECKING:
     from edge_runtime.profile import DeviceProfile
 
+AT_LEAST = "at least"  # the basis of a cost that is a bound
+
 # They change what numbers weights are, but no tensor's shape or type: the engine holds as much as of the original.
 _SAME_TENSORS = ("share_weights", "prune_weights", "grid", "repair", "code")
 # What they store of each weight is known; what else they do leaves the number of weights.
@@ -90,7 +92,7 @@ class Place:
             elif all(name in _SAME_COUNT for name in names):
                 stored = int(facts.weights * min(_bits(one) for one in recipe.passes)) // 8
         latency = unchanged.latency_ms if same else None
-        return Cost(ram + (WORK_BYTES if coded else 0), stored, latency, None, ESTIMATED, "at least, on paper")
+        return Cost(ram + (WORK_BYTES if coded else 0), stored, latency, None, AT_LEAST, "on paper")
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,15 @@ def _bits(one: Pass) -> float:
     """At least, of a weight as it is stored before entropy coding; layers that are left out take more."""
     name = pass_name(one)
     settings: Any = one
+    if name in _SAME_TENSORS:
+        return 32
+    if name == "quantize_aware":
+        return {"int8": 8, "int4": 4, "ternary": 2}[settings.weights]
     if name == "weights_int":
         return int(settings.bits)
     if name == "mixed":
         return int(min(settings.bits))
     if name == "weights_minifloat":
         return 16 if settings.container == "FLOAT16" else 8
-    return {"static_w8a8": 8, "dynamic_w8a8": 8, "weights_fp16": 16}.get(name, 32)
+    # 0 for what is not known here: then nothing is refused on paper that might fit
+    return {"static_w8a8": 8, "dynamic_w8a8": 8, "weights_fp16": 16}.get(name, 0)
