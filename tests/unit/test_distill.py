@@ -159,14 +159,30 @@ def test_several_teachers_are_the_weighted_mean_of_their_probabilities():
         Several(teachers, (1,))
 
 
-def test_answers_are_computed_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_answers_are_computed_once_and_found_again(tmp_path: Path):
     net, found = student(seed=1), lessons()
-    first = ask_once(TorchTeacher(net), found, folder=tmp_path)
-    monkeypatch.setattr(TorchTeacher, "bind", lambda *_: pytest.fail("asked again"))
-    again = ask_once(TorchTeacher(net), found, folder=tmp_path)
+    asked: list[int] = []
+    net.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    first = ask_once(TorchTeacher(net), found, folder=tmp_path, batch=16)
+    assert sum(asked) == 16 + found.count
+    again = ask_once(TorchTeacher(net), found, folder=tmp_path, batch=16)
     assert np.array_equal(first.parts["logits"], again.parts["logits"])
-    with pytest.raises(BaseException, match="asked again"):
-        ask_once(TorchTeacher(student(seed=2)), found, folder=tmp_path)
+    assert sum(asked) == 16 + found.count + 16  # the first batch tells whether it is the same teacher
+
+
+def test_answers_of_another_teacher_are_not_taken(tmp_path: Path):
+    """The same weights, with another function between them, or another view of the items."""
+    net, found = student(seed=1), lessons()
+    other = torch.nn.Sequential(net[0], torch.nn.Tanh(), net[2])
+    file = deliver.artifact(net, found).content
+    shown = [
+        TorchTeacher(net), TorchTeacher(other), TorchTeacher(net, lambda inputs: (inputs[0] * 2,)),
+        OnnxTeacher(file), OnnxTeacher(file, change=lambda inputs: (inputs[0] * 2,)),
+    ]  # fmt: skip
+    for one in shown:
+        kept = ask_once(one, found, folder=tmp_path).parts["logits"]
+        assert np.array_equal(kept, ask_once(one, found).parts["logits"])
+    assert len(list(tmp_path.iterdir())) == len(shown)
 
 
 def test_a_varied_item_is_shown_to_the_teacher_as_to_the_student():

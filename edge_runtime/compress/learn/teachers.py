@@ -35,7 +35,7 @@ class Teacher(Protocol):
         ...
 
     def digest(self) -> str:
-        """Changes when the answers do."""
+        """Changes when weights, files or settings do."""
         ...
 
 
@@ -260,20 +260,20 @@ def ask_once(
 ) -> StoredTeacher:
     """The teacher's answers to every item as it is, without augmentation; parts other than logits in float16.
 
-    `folder` keeps them as .npy files under a name made of the teacher's digest and the items': found again next time.
-    A part whose size changes from batch to batch is filled up with zeros to the largest: where a batch is cut to
-    its longest text, lessons in the order of length cost the teacher least.
+    `folder` keeps them as .npy files under a name made of the teacher's digest, its answers to the first batch, and the
+    items': found again next time. A part whose size changes from batch to batch is filled up with zeros to the largest:
+    where a batch is cut to its longest text, lessons in the order of length cost the teacher least.
     """
     import numpy as np
 
     if isinstance(teacher, StoredTeacher):
         return teacher
+    ask = teacher.bind(lessons, names)
     place = None
     if folder is not None:
-        place = folder / _key(teacher, lessons, names, batch)
+        place = folder / _key(teacher, ask, lessons, names, batch)
         if place.is_dir():
             return StoredTeacher({name: np.load(place / f"{name}.npy", mmap_mode="r") for name in (LOGITS, *names)})
-    ask = teacher.bind(lessons, names)
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in (LOGITS, *names)}
     for index, inputs in lessons.batches(batch, None):
         for name, tensor in ask(inputs, index).items():
@@ -284,11 +284,13 @@ def ask_once(
     return StoredTeacher(arrays)
 
 
-def _key(teacher: Teacher, lessons: Lessons, names: Sequence[str], batch: int) -> str:
-    """Of what the teacher is shown: another `prepare` is another key."""
+def _key(teacher: Teacher, ask: Ask, lessons: Lessons, names: Sequence[str], batch: int) -> str:
+    """Of what the teacher is shown: another `prepare` is another key. And of what it says: a digest knows neither what
+    happens between a module's weights nor what `change` does."""
     whole = sha256(repr((teacher.digest(), tuple(names), tuple(lessons.inputs))).encode())
-    for _, inputs in lessons.batches(batch):
-        for tensor in inputs:
+    for place, (index, inputs) in enumerate(lessons.batches(batch)):
+        said = ask(inputs, index).values() if place == 0 else ()
+        for tensor in (*inputs, *said):
             whole.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
     return whole.hexdigest()[:24]
 
