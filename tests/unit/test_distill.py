@@ -309,6 +309,26 @@ def test_what_does_not_suit_is_refused(teacher: Any, settings: dict[str, Any], w
         distill(student(), teacher, lessons(labels=False), Distillation(**settings), QUICK)
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_logits_without_an_axis_of_classes_are_refused(labels: bool):
+    """(N,) would be a softmax over the items of a batch."""
+    flat = torch.nn.Sequential(student(1), torch.nn.Flatten(0))
+    found = Lessons({"x": lessons().inputs["x"]}, np.zeros(96, np.int64) if labels else None)
+    for pair in ((flat, StoredTeacher.of(np.zeros(96, np.float32))), (student(1), flat)):
+        with pytest.raises(InputError, match=r"found answers of shape \[2\], wanted logits \(N, 1\) or \(N, C\)"):
+            distill(*pair, found, how=QUICK)
+
+
+def test_labels_are_whole_numbers_of_any_size_and_classes():
+    found = lessons()
+    small = Lessons(found.inputs, found.labels.astype(np.int32))  # type: ignore[union-attr]
+    made = [answers(distill(student(), Exact(), one, how=QUICK, steps=3), found) for one in (found, small)]
+    assert np.array_equal(*made)
+    with pytest.raises(InputError, match="labels: found 3 as the largest, 3 outputs of the student Sequential"):
+        distill(student(), Exact(), Lessons(found.inputs, found.labels + 1), how=QUICK)  # type: ignore[operator]
+    distill(student(), Exact(), Lessons(found.inputs, found.labels + 1), Distillation(hard=0.0), QUICK, steps=1)  # type: ignore[operator]
+
+
 def test_parts_that_cannot_be_compared_are_refused():
     found = sequences()
     with pytest.raises(InputError, match="heads a multiple of the student's"):

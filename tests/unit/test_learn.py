@@ -156,6 +156,40 @@ def test_gradients_may_be_changed_before_they_are_clipped():
     assert float(torch.stack([value.norm() for value in grads]).norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint8])
+def test_labels_of_any_whole_numbers_teach_the_same(kind: Any):
+    found = lessons()
+    assert found.labels is not None
+    other = Lessons(found.inputs, found.labels.astype(kind))
+    made = [fit(net(), one, cross_entropy(one), QUICK, steps=3) for one in (found, other)]
+    assert np.array_equal(weights(made[0]), weights(made[1]))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "said"),
+    [(1, [1, 2], "found 2 as the largest, 1 outputs of the network, wanted labels from 0 to 1"),
+     (2, [1, 2], "found 2 as the largest, 2 outputs"), (3, [0, 300], "found 300 as the largest")],
+)  # fmt: skip
+def test_labels_that_are_no_class_are_refused(outputs: int, labels: list[int], said: str):
+    found = Lessons({"x": np.zeros((8, 3), np.float32)}, np.array(labels * 4))
+    with pytest.raises(InputError, match=said):
+        fit(net(outputs), found, cross_entropy(found), QUICK)
+
+
+def test_a_label_that_is_never_shown_need_be_no_class():
+    found = Lessons({"x": np.ones((3, 3), np.float32)}, np.array([0, 1, 9]), times=np.array([2, 2, 0]))
+    fit(net(2), found, cross_entropy(found), QUICK, steps=1)
+
+
+def test_answers_without_an_axis_of_classes_are_refused():
+    import torch
+
+    found = Lessons({"x": np.zeros((8, 3), np.float32)}, np.array([0, 1] * 4))
+    flat = torch.nn.Sequential(net(1), torch.nn.Flatten(0))
+    with pytest.raises(InputError, match=r"found answers of shape \[8\], wanted logits \(N, 1\) or \(N, C\)"):
+        fit(flat, found, cross_entropy(found), QUICK)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.likeness import (
     answer_loss,
@@ -27,7 +29,7 @@ from edge_runtime.compress.learn.likeness import (
     feature_loss,
     label_loss,
 )
-from edge_runtime.compress.learn.loop import Fit, Hook, Loss, cross_entropy, fit
+from edge_runtime.compress.learn.loop import Fit, Hook, Loss, check_logits, cross_entropy, fit
 from edge_runtime.compress.learn.teachers import LOGITS, Teacher, TorchTeacher, ask_once, widened
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.errors import InputError, UsageError
@@ -135,7 +137,7 @@ def _asked(teacher: Teacher, lessons: Lessons, settings: Distillation) -> Ask:
 def distillation_loss(ask: Ask, lessons: Lessons, settings: Distillation, projections: Mapping[str, nn.Module]) -> Loss:
     """For `fit`: how unlike the teacher, and the labels, a network is. `projections` by the student's part."""
     torch = need_torch()
-    labels = None if lessons.labels is None else torch.from_numpy(lessons.labels)
+    labels = None if lessons.labels is None else torch.from_numpy(lessons.labels.astype(np.int64))
     hard = settings.hard if labels is not None else 0.0
     place = _mask_place(lessons, settings)
 
@@ -189,6 +191,9 @@ def _check(student: nn.Module, ask: Ask, lessons: Lessons, settings: Distillatio
     with torch.no_grad():
         ours, theirs = _parts(student.eval(), inputs, settings), ask(inputs, index)
     student.train(was)
+    if settings.answers:
+        check_logits(ours[LOGITS], lessons.largest_label if settings.hard else None, f"student {who}")
+        check_logits(theirs[LOGITS], None, "teacher")
     if settings.answers and widened(ours[LOGITS]).shape != widened(theirs[LOGITS]).shape:
         raise InputError(
             f"found answers {list(ours[LOGITS].shape[1:])} an item of the student, {list(theirs[LOGITS].shape[1:])} of "

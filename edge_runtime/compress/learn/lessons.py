@@ -58,6 +58,13 @@ class Lessons:
     def count(self) -> int:
         return len(next(iter(self.inputs.values())))
 
+    @property
+    def largest_label(self) -> int | None:
+        """Of the items that are shown."""
+        if self.labels is None:
+            return None
+        return int((self.labels if self.times is None else self.labels[self.times > 0]).max())
+
     def where(self, mask: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Lessons:
         """The items that a mask or a list of places picks."""
         picked = [None if one is None else one[mask] for one in (self.labels, self.times)]

@@ -233,17 +233,19 @@ class _Run:
 def cross_entropy(lessons: Lessons, smoothing: float = 0.0) -> Loss:
     """Against the labels: softmax over (N,C), or the logistic loss for one logit (N,1).
 
-    Raises InputError where the lessons have no labels, UsageError for a smoothing that is not in 0 to 1."""
+    Raises InputError where the lessons have no labels, or the network no output for one; UsageError for a smoothing
+    that is not in 0 to 1."""
     torch = need_torch()
     if lessons.labels is None:
         raise InputError("found lessons without labels, wanted labels to learn from", hint="give a teacher instead")
     if not 0 <= smoothing < 1:
         raise UsageError(f"found smoothing {smoothing}, wanted from 0 up to below 1")
-    labels = torch.from_numpy(lessons.labels.astype(np.int64))
+    labels, largest = torch.from_numpy(lessons.labels.astype(np.int64)), lessons.largest_label
     functional = torch.nn.functional
 
     def loss(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
         logits = net(*inputs)
+        check_logits(logits, largest)
         wanted = labels[index]
         if logits.shape[1] == 1:
             target = wanted.float() * (1 - smoothing) + smoothing / 2
@@ -251,6 +253,19 @@ def cross_entropy(lessons: Lessons, smoothing: float = 0.0) -> Loss:
         return functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
 
     return loss
+
+
+def check_logits(logits: Any, largest: int | None, who: str = "network") -> None:
+    """Raises InputError for anything but (N, 1) or (N, C), and for labels, `largest` of them, that are no class."""
+    if logits.ndim != 2 or logits.shape[1] < 1:
+        raise InputError(f"{who}: found answers of shape {list(logits.shape)}, wanted logits (N, 1) or (N, C)")
+    classes = max(2, int(logits.shape[1]))
+    if largest is not None and largest >= classes:
+        raise InputError(
+            f"labels: found {largest} as the largest, {logits.shape[1]} outputs of the {who}, wanted labels from 0 to "
+            f"{classes - 1}",
+            hint="number the classes from 0 on, or give the network an output for each",
+        )
 
 
 def answers(net: Any, lessons: Lessons, batch: int = 256) -> npt.NDArray[np.float32]:
