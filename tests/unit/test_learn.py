@@ -165,6 +165,14 @@ def test_labels_of_any_whole_numbers_teach_the_same(kind: Any):
     assert np.array_equal(weights(made[0]), weights(made[1]))
 
 
+def test_float64_is_learned_from_as_float32():
+    found = lessons()
+    wide = Lessons({"x": found.inputs["x"].astype(np.float64)}, found.labels)
+    made = [fit(net(), one, cross_entropy(one), QUICK, steps=3) for one in (found, wide)]
+    assert np.array_equal(weights(made[0]), weights(made[1]))
+    assert np.array_equal(answers(made[0], found), answers(made[1], wide))
+
+
 @pytest.mark.parametrize(
     ("outputs", "labels", "said"),
     [(1, [1, 2], "found 2 as the largest, 1 outputs of the network, wanted labels from 0 to 1"),

@@ -76,12 +76,14 @@ class Lessons:
         return np.repeat(np.arange(self.count), 1 if self.times is None else self.times)
 
     def take(self, index: Any, dice: Any = None) -> Tensors:
-        """The items at `index` (torch int64), as the network takes them; varied where `dice` is a torch.Generator."""
+        """The items at `index` (torch int64), as the network takes them; varied where `dice` is a torch.Generator.
+        NumPy makes float64 of what is not told otherwise: a network has float32."""
         import torch
 
         places = index.numpy()
         found = tuple(torch.from_numpy(np.ascontiguousarray(one[places])) for one in self.inputs.values())
-        return found if self.prepare is None else self.prepare(found, dice)
+        made = found if self.prepare is None else self.prepare(found, dice)
+        return tuple(one.float() if one.dtype == torch.float64 else one for one in made)
 
     def batches(self, size: int, dice: Any = None) -> Iterator[Batch]:
         """(places int64, inputs). With a torch.Generator: one epoch, shuffled and varied, without an incomplete last
