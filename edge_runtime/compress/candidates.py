@@ -130,11 +130,12 @@ def as_is(coded: Sequence[bool]) -> Candidate:
     return Candidate(Recipe("as_is", ()), 0, (), tuple(coded))
 
 
-def of_recipe(recipe: Recipe) -> Candidate:
-    """A recipe of the user's: coded where it says so. Its class is that of its most expensive step."""
+def of_recipe(recipe: Recipe, bundle: bool = True) -> Candidate:
+    """A recipe of the user's: coded where it says so, and only in a `bundle`: in a folder files are stored plain. Its
+    class is that of its most expensive step."""
     names = [pass_name(one) for one in recipe.passes]
     known = {one.technique: one.cost for one in FAMILIES} | {REPAIR: 3, "code": 0}
-    coded = "code" in names
+    coded = bundle and "code" in names
     plain = Recipe(recipe.name, tuple(one for one in recipe.passes if pass_name(one) != "code"))
     return Candidate(plain, max((known.get(name, 3) for name in names), default=0), (), (coded,), "")
 

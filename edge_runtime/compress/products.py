@@ -61,15 +61,19 @@ def write(
     steps: Mapping[str, tuple[PassReport, ...]],
 ) -> None:
     """To a bundle (an .edge file) or a folder, with the report beside it or in it. Adds "bundle" to the report."""
-    from edge_runtime.compress.report import as_page
-
-    bundle = out.suffix == ".edge"
-    if bundle and about is not None:
+    if out.suffix == ".edge" and about is not None:
         report["bundle"] = _pack(out, about, report, made, steps)
     else:
         for one in made:
             write_whole(out / one.file, one.artifact.content)
-    place = out.with_suffix(".report.json") if bundle else out / "report.json"
+    write_report(out, report)
+
+
+def write_report(out: Path, report: Mapping[str, Any]) -> None:
+    """Beside a bundle, in a folder."""
+    from edge_runtime.compress.report import as_page
+
+    place = out.with_suffix(".report.json") if out.suffix == ".edge" else out / "report.json"
     write_whole(place, json.dumps(report, indent=1, allow_nan=False).encode())
     write_whole(place.with_suffix(".html"), as_page(report).encode())
 

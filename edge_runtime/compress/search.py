@@ -18,36 +18,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.budget import ESTIMATED, MEASURED, Cost, objections
+from edge_runtime.budget import objections
+from edge_runtime.bundle import load_bundle
 from edge_runtime.compress import slide_figures
 from edge_runtime.compress.candidates import CLASSES, FAMILIES, Board, Candidate, Family, as_is, of_recipe
+from edge_runtime.compress.choosing import OBJECTIVES, choose
+from edge_runtime.compress.described import Described
 from edge_runtime.compress.judging import Bench, Judged, Record, Row, items_of, score_for
 from edge_runtime.compress.paper import Facts, Place
-from edge_runtime.compress.pareto import Objective, front, spread
-from edge_runtime.compress.recipe import Context, Progress
+from edge_runtime.compress.pareto import front
+from edge_runtime.compress.points import Point, cost_of, point_of
+from edge_runtime.compress.products import forms, write_report
+from edge_runtime.compress.recipe import Context, Progress, Recipe
 from edge_runtime.compress.run import Job, Ready, compress, read
 from edge_runtime.compress.search_words import counted, nearest, no_answer, summary
 from edge_runtime.compress.steps import Notice
 from edge_runtime.errors import UsageError
+from edge_runtime.planner import plan
 from edge_runtime.units import format_bytes
 
 if TYPE_CHECKING:
     from edge_runtime.profile import DeviceProfile
 
 _MOST_TIMED = 12
-OBJECTIVES = (
-    Objective("stored_bytes"),
-    Objective("ram_mib"),
-    Objective("work"),
-    Objective("score", more=True),
-)
 
 
 @dataclass(frozen=True)
 class Goal:
     """`max_drop`: in points of the score (None: F1 where a class is rare, else accuracy); `minutes`, `thorough`: how
     long (see above); `measure`: time the answers here; `closest`: write what is closest where nothing is good enough;
-    `most`: recipes in the bundle."""
+    `most`: files in the bundle, for each engine."""
 
     device: DeviceProfile
     max_drop: float
@@ -69,9 +69,6 @@ class Found:
     report: dict[str, Any] | None
     answers: int
     words: tuple[str, ...]
-
-
-Point = dict[str, Any]
 
 
 def search(
@@ -121,7 +118,12 @@ class _Search:
         self.bench = Bench(ready, job, self.places, context, self.judged)
         self.record = Record(job.keep, ready, job)
         self.facts = Facts.of(ready.original)
-        coded = (False, True) if job.out.suffix == ".edge" else (False,)
+        self.bundles = job.out.suffix == ".edge"
+        coded = (False, True) if self.bundles else (False,)
+        self.described = Described()
+        if self.bundles and ready.about:
+            unchanged = forms(Recipe("as_is", ()), ready.original, job.target.engines)
+            self.described = Described.of(ready.about, unchanged)
         self.board = Board(ready.original.form, ready.samples is not None, goal.max_drop, coded, families)
         self.first = as_is(coded)
         self.start = time.monotonic()
@@ -145,7 +147,7 @@ class _Search:
         return self._finish()
 
     def _walk_given(self) -> None:
-        for candidate in sorted(map(of_recipe, self.job.recipes), key=lambda one: one.cost):
+        for candidate in sorted((of_recipe(one, self.bundles) for one in self.job.recipes), key=lambda one: one.cost):
             if self._late():
                 return
             self._try(candidate)
@@ -206,9 +208,10 @@ class _Search:
         """The objections on paper, where every file that it could give has some."""
         against: list[str] = []
         for engine, place in self.places.items():
-            unchanged = _cost(self.baseline[engine])
+            unchanged = cost_of(self.baseline[engine])
             for coded in candidate.coded:
                 cost = place.least(candidate.recipe, coded, unchanged, self.facts)
+                cost = cost._replace(storage_bytes=cost.storage_bytes + self.described.least(engine))
                 found = objections(cost, self.goal.device.budget)
                 if not found:
                     return ""
@@ -238,37 +241,16 @@ class _Search:
         return found
 
     def _point(self, candidate: Candidate, judged: Judged, row: Row) -> Point:
+        written = candidate.written(row["coded"])
         before = self.baseline.get(row["engine"], row)
-        drop, score = self._drop(before, row)
-        lost: list[str] = []
-        if drop > self.goal.max_drop + 1e-9:
-            lost.append(f"loses {counted(drop)}, allowed {self.goal.max_drop:g}")
-        if row["slide"] and before["slide"]:
-            lost += self.goal.rules.broken(before["slide"], row["slide"], self.alarms)
-        over = objections(_cost(row), self.goal.device.budget)
-        return {
-            **row,
-            "name": candidate.written(row["coded"]).name,
+        beside = self.described.whole(row["engine"], written, row)
+        slides = self.goal.rules.broken(before["slide"], row["slide"], self.alarms) if _both(before, row) else ()
+        return point_of(before, row, self.goal, self.score, slides, beside) | {
+            "name": written.name,
             "recipe": candidate.name,
             "class": candidate.cost,
             "seconds": judged.seconds,
-            "score": score,
-            "drop": drop,
-            "lost": lost,
-            "misses": [*lost, *over],
-            # what the front goes by: predictions and scores are not known more finely than this
-            "ram_mib": round(row["ram_bytes"] / 2**20),
         }
-
-    def _drop(self, before: Row, row: Row) -> tuple[float, float]:
-        """In points, with the score. Of slides the larger of that at the threshold and that where classes are alike."""
-        if row["scores"] is None:
-            kept = row["drift"]["agreement"]
-            return 100 * (1 - kept), kept
-        drop = 100 * (before["scores"][self.score] - row["scores"][self.score])
-        if row["slide"] and before["slide"] and self.score == "accuracy":
-            drop = max(drop, 100 * (before["slide"]["accuracy_at_0"] - row["slide"]["accuracy_at_0"]))
-        return round(drop, 6), row["scores"][self.score]
 
     def _answers(self) -> list[Point]:
         return [one for one in self.points if not one["misses"]]
@@ -293,7 +275,7 @@ class _Search:
     def _finish(self) -> Found:
         answers, plain = self._answers(), self._plain()
         good = answers or (nearest(self.points, plain) if self.goal.closest else [])
-        chosen = _choose(good, self.goal)
+        chosen = self._choose(good)
         for one in self.points:
             one["chosen"] = any(one is other for other in chosen)
         words = self._words(plain, answers)
@@ -309,7 +291,21 @@ class _Search:
             more={"search": plain},
         )
         report = compress(last, ready=self.ready, progress=self.progress, notice=self.say)
+        if answers and not self._runs():
+            answers = []
+            plain["answers"] = 0
+            write_report(self.job.out, report)
+            words += (f"what is written does not fit {self.goal.device.name}: edge-runtime fit {self.job.out}",)
         return Found(plain, report, len(answers), words)
+
+    def _choose(self, good: Sequence[Point]) -> list[Point]:
+        device = self.goal.device
+        originals = {one["engine"]: one for one in reversed(self.points) if one["recipe"] == self.first.name}
+        return choose(good, originals, device.engines, self.goal.most, device.budget.storage_bytes, self.described.head)
+
+    def _runs(self) -> bool:
+        """Whether the device takes what is written, as its own planner says."""
+        return not self.bundles or plan(load_bundle(str(self.job.out)), self.goal.device).choice is not None
 
     def _plain(self) -> dict[str, Any]:
         budget = self.goal.device.budget
@@ -360,26 +356,5 @@ class _Search:
             )
 
 
-def _choose(points: Sequence[Point], goal: Goal) -> list[Point]:
-    """The files of at most `goal.most` recipes: spread over the front of the device's first engine that has answers,
-    and the same recipes' for its other engines; as many as its storage holds together, the smallest first."""
-    engines = [one for one in goal.device.engines if any(point["engine"] == one for point in points)]
-    names: list[str] = []
-    for engine in engines or sorted({point["engine"] for point in points}):
-        own = [one for one in points if one["engine"] == engine]
-        if not {one["name"] for one in own} & set(names):
-            names += [own[place]["name"] for place in spread(own, OBJECTIVES, 1 if names else goal.most)]
-    files = {name: [one for one in points if one["name"] == name] for name in names}
-    chosen: list[Point] = []
-    stored = 0
-    for name in sorted(names, key=lambda name: min(one["stored_bytes"] for one in files[name])):
-        stored += sum(one["stored_bytes"] for one in files[name])
-        if chosen and stored > goal.device.budget.storage_bytes:
-            break
-        chosen += files[name]
-    return chosen
-
-
-def _cost(row: Row) -> Cost:
-    basis = MEASURED if row.get("measured_here") else ESTIMATED
-    return Cost(row["ram_bytes"], row["stored_bytes"], row["latency_ms"], None, basis, row["basis"])
+def _both(before: Row, row: Row) -> bool:
+    return bool(before["slide"] and row["slide"])
