@@ -58,11 +58,17 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
         choices=("accuracy", "f1", "precision", "recall"),
         help="which score counts (default: accuracy; f1 where a class has under a fifth of the items)",
     )
-    group.add_argument("--minutes", type=float, metavar="N", help="go on for a better front, N minutes in all at most")
+    group.add_argument(
+        "--minutes", type=float, metavar="N", help="go on for a better front; starts nothing new after N minutes"
+    )
     group.add_argument("--thorough", action="store_true", help="go on until nothing is left to try")
-    group.add_argument("--measure", action="store_true", help="time what is good enough, here, and let it count")
+    group.add_argument(
+        "--measure", action="store_true", help="time the front of what is good enough, here, and let it count"
+    )
     group.add_argument("--closest", action="store_true", help="write what is closest where nothing is good enough")
-    group.add_argument("--most", type=int, metavar="N", help="recipes in the bundle at most (default: 3)")
+    group.add_argument(
+        "--most", type=int, metavar="N", help="files in the bundle at most, for each engine (default: 3)"
+    )
     group.add_argument(
         "--false-positives",
         type=float,

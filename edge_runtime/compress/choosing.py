@@ -8,12 +8,23 @@ from typing import Any
 from edge_runtime.compress.pareto import Objective, front, spread
 
 Point = dict[str, Any]
+MOST_TIMED = 12
 OBJECTIVES = (
     Objective("stored_bytes"),
     Objective("ram_mib"),
     Objective("work"),
     Objective("score", more=True),
 )
+
+
+def names_to_time(points: Sequence[Point], engines: Sequence[str], most: int) -> set[str]:
+    """Candidates on the front of an engine, among points that are good enough: `most` of them, the smallest."""
+    found: list[Point] = []
+    for engine in engines:
+        own = [one for one in points if one["engine"] == engine]
+        found += [one for one, good in zip(own, front(own, OBJECTIVES), strict=True) if good]
+    names = dict.fromkeys(one["recipe"] for one in sorted(found, key=lambda one: one["stored_bytes"]))
+    return set(list(names)[:most])
 
 
 def choose(

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.budget import ESTIMATED, MEASURED, Cost, objections
+from edge_runtime.budget import ESTIMATED, Cost, objections
 from edge_runtime.compress.judging import Row
-from edge_runtime.compress.search_words import counted
+from edge_runtime.compress.search_words import OTHER_MODEL, UNTIMED, counted
+from edge_runtime.compress.steps import LEAST_AGREEMENT, MOST_CHANGE_SD
 
 if TYPE_CHECKING:
     from edge_runtime.compress.search import Goal
+    from edge_runtime.profile import Budget
 
 Point = dict[str, Any]
 
 
 def cost_of(row: Row) -> Cost:
     """Of the file alone."""
-    basis = MEASURED if row.get("measured_here") else ESTIMATED
-    return Cost(row["ram_bytes"], row["stored_bytes"], row["latency_ms"], None, basis, row["basis"])
+    return Cost(row["ram_bytes"], row["stored_bytes"], row["latency_ms"], None, ESTIMATED, row["basis"])
+
+
+def over(row: Row, stored_bytes: int, budget: Budget) -> list[str]:
+    """The objections. A latency that is allowed only so much must be known; only a latency is ever measured here."""
+    found = list(objections(Cost(row["ram_bytes"], stored_bytes), budget))
+    latency = row["latency_ms"]
+    if latency is None:
+        return [*found, UNTIMED] if budget.latency_ms is not None else found
+    basis = f"measured here, on {row['measured_here']}" if row.get("measured_here") else ESTIMATED
+    return [*found, *objections(Cost(0, 0, latency, None, basis), budget)]
+
+
+def awaits_timing(point: Point) -> bool:
+    """Whether all that is missing is its latency."""
+    return list(point["misses"]) == [UNTIMED]
 
 
 def point_of(before: Row, row: Row, goal: Goal, score_name: str, slides: Sequence[str], beside: int) -> Point:
@@ -27,17 +43,38 @@ def point_of(before: Row, row: Row, goal: Goal, score_name: str, slides: Sequenc
     lost = [f"loses {counted(drop)}, allowed {goal.max_drop:g}"] if drop > goal.max_drop + 1e-9 else []
     lost += slides
     stored = row["stored_bytes"] + beside
-    over = objections(cost_of(row)._replace(storage_bytes=stored), goal.device.budget)
+    lost += _collapsed(row["drift"])
     return {
         **row,
         "stored_bytes": stored,
+        "content_bytes": row["stored_bytes"],
         "score": score,
         "drop": drop,
         "lost": lost,
-        "misses": [*lost, *over],
+        "misses": [*lost, *over(row, stored, goal.device.budget)],
         # what the front goes by: predictions and scores are not known more finely than this
         "ram_mib": round(row["ram_bytes"] / 2**20),
     }
+
+
+def set_work(points: Sequence[Point]) -> None:
+    """Adds "work" to an engine's points: milliseconds where any is measured (not known of the others then), or where
+    all that are good enough have them; else MACs. The two are no one figure."""
+    measured = any(one.get("measured_here") for one in points)
+    timed = all(one["latency_ms"] is not None for one in points if not one["misses"] or awaits_timing(one))
+    for one in points:
+        latency = one["latency_ms"] if not measured or one.get("measured_here") else None
+        one["work"] = one["macs"] if not (measured or timed) else None if latency is None else float(f"{latency:.2g}")
+
+
+def _collapsed(drift: Mapping[str, Any]) -> list[str]:
+    """compress refuses to write what is another model than the original, whatever drop is allowed."""
+    found = []
+    if drift["agreement"] < LEAST_AGREEMENT:
+        found.append(f"{OTHER_MODEL} {drift['agreement']:.1%} of the decisions kept, wanted {LEAST_AGREEMENT:.0%}")
+    if drift["mean"] > MOST_CHANGE_SD:
+        found.append(f"{OTHER_MODEL} outputs change by {drift['mean']:.2f} sd, allowed {MOST_CHANGE_SD}")
+    return found
 
 
 def drop_of(before: Row, row: Row, score: str) -> tuple[float, float]:

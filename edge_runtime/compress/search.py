@@ -22,12 +22,12 @@ from edge_runtime.budget import objections
 from edge_runtime.bundle import load_bundle
 from edge_runtime.compress import slide_figures
 from edge_runtime.compress.candidates import CLASSES, FAMILIES, Board, Candidate, Family, as_is, of_recipe
-from edge_runtime.compress.choosing import OBJECTIVES, choose
+from edge_runtime.compress.choosing import MOST_TIMED, OBJECTIVES, choose, names_to_time
 from edge_runtime.compress.described import Described
 from edge_runtime.compress.judging import Bench, Judged, Record, Row, items_of, score_for
 from edge_runtime.compress.paper import Facts, Place
 from edge_runtime.compress.pareto import front
-from edge_runtime.compress.points import Point, cost_of, point_of
+from edge_runtime.compress.points import Point, awaits_timing, cost_of, point_of, set_work
 from edge_runtime.compress.products import forms, write_report
 from edge_runtime.compress.recipe import Context, Progress, Recipe
 from edge_runtime.compress.run import Job, Ready, compress, read
@@ -40,7 +40,9 @@ from edge_runtime.units import format_bytes
 if TYPE_CHECKING:
     from edge_runtime.profile import DeviceProfile
 
-_MOST_TIMED = 12
+
+_TIMING_S = 8.0  # of one file on one engine, about: by it is judged how many there is time for
+_WALK = 0.75  # of --minutes, where the rest is for timing
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class _Search:
 
     def _walk_given(self) -> None:
         for candidate in sorted((of_recipe(one, self.bundles) for one in self.job.recipes), key=lambda one: one.cost):
-            if self._late():
+            if self._late(self._share()):
                 return
             self._try(candidate)
         self.ended = "the recipes given were all judged"
@@ -157,7 +159,7 @@ class _Search:
         for cost, about in enumerate(CLASSES):
             number = 0
             while (candidate := self.board.next(cost)) is not None:
-                if self._late():
+                if self._late(self._share()):
                     return
                 if not number:
                     self.say(f"class {cost}: {about}")
@@ -168,16 +170,20 @@ class _Search:
                 else:
                     self.board.tell(candidate, *fate)
             open_ended = self.goal.thorough or self.goal.minutes is not None
-            if self._answers() and number and not open_ended:
+            if self._hopes() and number and not open_ended:
                 self.ended = f"class {cost} ({about}) was the first with an answer, and is done"
                 return
         self.ended = "nothing was left to try"
 
-    def _late(self) -> bool:
+    def _share(self) -> float:
+        """Of the minutes, for the walk: what is good enough is timed in the rest."""
+        return _WALK if self.goal.measure else 1.0
+
+    def _late(self, share: float = 1.0) -> bool:
         minutes = self.goal.minutes
-        if minutes is None or time.monotonic() - self.start < 60 * minutes:
+        if minutes is None or time.monotonic() - self.start < 60 * minutes * share:
             return False
-        self.ended = f"{minutes:g} minutes were over"
+        self.ended = f"{minutes * share:g} minutes were over" + ("" if share == 1 else f" of {minutes:g}")
         return True
 
     def _try(self, candidate: Candidate) -> tuple[bool, float | None] | None:
@@ -230,12 +236,9 @@ class _Search:
 
     def _points(self) -> list[Point]:
         found = [self._point(candidate, judged, row) for candidate, judged in self.tried for row in judged.rows]
-        timed = all(one["latency_ms"] is not None for one in found if not one["misses"])
-        for one in found:  # milliseconds and MACs are no one figure
-            latency = one["latency_ms"]
-            one["work"] = one["macs"] if not timed else None if latency is None else float(f"{latency:.2g}")
         for engine in self.places:
             own = [one for one in found if one["engine"] == engine]
+            set_work(own)
             for one, stands in zip(own, front(own, OBJECTIVES), strict=True):
                 one["front"] = stands
         return found
@@ -255,22 +258,33 @@ class _Search:
     def _answers(self) -> list[Point]:
         return [one for one in self.points if not one["misses"]]
 
+    def _hopes(self) -> list[Point]:
+        """Answers, and what may be one when it is timed."""
+        return [one for one in self.points if not one["misses"] or awaits_timing(one)]
+
     # ------------------------------------------------------------ the end
 
     def _time_answers(self) -> None:
-        """`measure`: every answer and the original in turn in one run, on this machine."""
+        """`measure`: the original and the front of what is good enough, in turn in one run, on this machine."""
         if not self.goal.measure:
             return
         from edge_runtime.compress.timed import time_rows
 
-        wanted = sorted(self._answers(), key=lambda one: (not one["front"], one["stored_bytes"]))
-        names = {one["recipe"] for one in wanted[:_MOST_TIMED]}
-        self.say(f"timing {len(names)} candidates here")
-        chosen = [pair for pair in self.tried if pair[0].name in names or pair[0] is self.first]
-        timed = dict(time_rows(chosen, self.bench))
-        self.tried = [(one, timed.get(one, judged)) for one, judged in self.tried]
-        self.baseline = {row["engine"]: row for row in reversed(self.tried[0][1].rows)}
-        self.points = self._points()
+        ended, most = self.ended, MOST_TIMED
+        if self.goal.minutes is not None:
+            left = 60 * self.goal.minutes - (time.monotonic() - self.start)
+            most = min(most, max(1, int(left / _TIMING_S / len(self.places)) - 1))  # the original too
+        names = names_to_time(self._hopes(), tuple(self.places), most)
+        if names and not self._late():
+            self.say(f"timing {len(names)} candidates here")
+            chosen = [pair for pair in self.tried if pair[0].name in names or pair[0] is self.first]
+            timed = dict(time_rows(chosen, self.bench, self._late))
+            self.tried = [(one, timed.get(one, judged)) for one, judged in self.tried]
+            self.baseline = {row["engine"]: row for row in reversed(self.tried[0][1].rows)}
+            self.points = self._points()
+        if self._late():
+            self.say("the time is over: what is not timed by now is not timed")
+        self.ended = ended or self.ended
 
     def _finish(self) -> Found:
         answers, plain = self._answers(), self._plain()

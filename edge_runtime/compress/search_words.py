@@ -10,6 +10,8 @@ from typing import Any
 from edge_runtime.units import format_bytes, format_ms
 
 Point = Mapping[str, Any]
+UNTIMED = "latency: not known: add --measure, or an operator table to the profile"
+OTHER_MODEL = "another model:"
 
 
 def counted(points: float) -> str:
@@ -38,6 +40,8 @@ def lacking(point: Point, plain: Mapping[str, Any]) -> dict[str, float]:
         allowed = budget["storage_bytes" if name == "storage" else key]
         if allowed and point[key] is not None and point[key] > allowed:
             found[name] = point[key] / allowed - 1
+    if UNTIMED in point["misses"]:
+        found["latency"] = 1.0
     if point["drop"] > plain["max_drop"] + 1e-9:
         found["drop"] = (point["drop"] - plain["max_drop"]) / max(plain["max_drop"], 0.1)
     if any(one.startswith("slides:") for one in point["lost"]):
@@ -45,34 +49,39 @@ def lacking(point: Point, plain: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
+def far(point: Point, plain: Mapping[str, Any]) -> tuple[float, int]:
+    """How far it is from what was asked for: the sum of what it misses, each as a share of what is wanted."""
+    gap = lacking(point, plain)
+    return sum(gap.values()), len(gap)
+
+
+def writable(points: Sequence[Point]) -> list[Any]:
+    """Without those that are another model than the original, which no allowance makes an answer."""
+    return [one for one in points if not any(word.startswith(OTHER_MODEL) for word in one["lost"])]
+
+
 def nearest(points: Sequence[Point], plain: Mapping[str, Any]) -> list[Any]:
-    """Those that miss the fewest things, and of them the one that misses by least; with its recipe's other files that
-    miss no more."""
+    """The one that misses by least in all, with its recipe's other files that miss no more things."""
+    points = writable(points)
     if not points:
         return []
-
-    def far(one: Point) -> tuple[int, float]:
-        return len(one["misses"]), sum(lacking(one, plain).values())
-
-    best = min(points, key=far)
+    best = min(points, key=lambda one: far(one, plain))
     return [one for one in points if one["name"] == best["name"] and len(one["misses"]) <= len(best["misses"])]
 
 
 def no_answer(plain: Mapping[str, Any], points: Sequence[Point], written: bool) -> list[str]:
     """What is closest, and what it would take: by a larger drop, by a larger budget."""
     lines = [f"nothing fits {plain['device']} and keeps within {plain['max_drop']:g} points"]
-    gaps = [(one, lacking(one, plain)) for one in points]
+    gaps = [(one, lacking(one, plain)) for one in sorted(writable(points), key=lambda one: far(one, plain))]
     fitting = [(one, gap) for one, gap in gaps if set(gap) <= {"drop", "slides"}]
     keeping = [(one, gap) for one, gap in gaps if not set(gap) & {"drop", "slides"}]
-    if fitting:
-        one, gap = min(fitting, key=lambda pair: (len(pair[1]), sum(pair[1].values())))
-        lines.append(f"closest: {_said(one)}: {_takes_drop(one, gap)}")
-    if keeping:
-        one, gap = min(keeping, key=lambda pair: (len(pair[1]), sum(pair[1].values())))
-        lines.append(f"{'or' if fitting else 'closest'}: {_said(one)}: {_takes_room(one, gap, plain)}")
-    if not fitting and not keeping and gaps:
-        one, gap = min(gaps, key=lambda pair: (len(pair[1]), sum(pair[1].values())))
-        lines.append(f"closest: {_said(one)}: {_takes_drop(one, gap)}, and {_takes_room(one, gap, plain)}")
+    said: list[Point] = []
+    # the nearest of all, then what needs a larger drop alone, then what needs a larger budget alone
+    for one, gap in [*gaps[:1], *fitting[:1], *keeping[:1]]:
+        if not any(one is other for other in said):
+            takes = "; and ".join(filter(None, (_takes_drop(one, gap), _takes_room(one, gap, plain))))
+            lines.append(f"{'or' if said else 'closest'}: {_said(one)}: {takes}")
+            said.append(one)
     lines += [f"{name} was not made: {why}" for name, why in list(plain["on_paper"].items())[:3]]
     if not written:
         lines.append("no bundle was written; --closest writes the closest all the same")
@@ -103,6 +112,8 @@ def _takes_room(one: Point, gap: Mapping[str, float], plain: Mapping[str, Any]) 
         ways.append(
             f"it takes {format_bytes(more)} more storage than the {format_bytes(budget['storage_bytes'])} allowed"
         )
-    if "latency" in gap:
+    if UNTIMED in one["misses"]:
+        ways.append(f"its {UNTIMED.replace('latency:', 'latency is', 1)}")
+    elif "latency" in gap:
         ways.append(f"it takes {format_ms(one['latency_ms'])}, allowed {format_ms(budget['latency_ms'])}")
     return "; ".join(ways)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 Pair = tuple["Candidate", "Judged"]
 
 
-def time_rows(pairs: Sequence[Pair], bench: Bench) -> list[Pair]:
+def time_rows(pairs: Sequence[Pair], bench: Bench, late: Callable[[], bool] = lambda: False) -> list[Pair]:
     """The same with `latency_ms` as measured here: one thread, fresh processes. The first is the original; the others'
-    figure is its own times their paired ratio, which a busy machine disturbs less."""
+    figure is its own times their paired ratio, which a busy machine disturbs less. `late`: asked before each engine,
+    whose files are then left as they are."""
     found: dict[tuple[str, str], float] = {}
     with tempfile.TemporaryDirectory(prefix="edge-runtime-") as scratch:
         files: dict[str, list[tuple[str, Path]]] = {}
@@ -35,6 +36,8 @@ def time_rows(pairs: Sequence[Pair], bench: Bench) -> list[Pair]:
                 path.write_bytes(one.artifact.content)
                 files.setdefault(one.engine, []).append((candidate.name, path))
         for engine, named in files.items():
+            if late():
+                break
             speeds = verify.speeds([path for _, path in named], engine)
             first = speeds[0]["p50_ms"]
             for (name, _), speed in zip(named, speeds, strict=True):
@@ -49,4 +52,4 @@ def _timed(row: dict[str, object], name: str, found: dict[tuple[str, str], float
     if latency is None:
         return row
     basis = f"{str(row['basis']).partition('; latency')[0]}; latency measured here, on {machine().arch}, one thread"
-    return row | {"latency_ms": latency, "basis": basis, "measured_here": True}
+    return row | {"latency_ms": latency, "basis": basis, "measured_here": machine().arch}

@@ -154,7 +154,7 @@ def test_on_a_small_space_nothing_smaller_is_missed(work):
 
     def smallest(one) -> dict[str, int]:
         return {
-            engine: min(p["stored_bytes"] for p in one.search["points"] if p["engine"] == engine and not p["misses"])
+            engine: min(p["content_bytes"] for p in one.search["points"] if p["engine"] == engine and not p["misses"])
             for engine in BOTH
         }
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.bundle import load_bundle
-from edge_runtime.compress.choosing import choose
+from edge_runtime.compress import timed
+from edge_runtime.compress.choosing import choose, names_to_time
+from edge_runtime.compress.points import set_work
 from edge_runtime.compress.recipe import read_recipe
 from edge_runtime.compress.search import search
 from edge_runtime.planner import plan
@@ -92,3 +94,68 @@ def test_an_engines_file_is_left_out_rather_than_too_much_written():
     assert chosen(points, storage=1000) == [("b", onnx), ("a", onnx)], "the head counts once"
     assert chosen(points, storage=1400) == [("b", onnx), ("a", lite)]
     assert chosen(points, storage=900) == [("b", onnx)]
+
+
+# ---------------------------------------------------------------- latency
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Timing that takes no time: 2 ms for each file, the original 4. How many files were timed, by engine."""
+    counts: list[int] = []
+
+    def speeds(paths, engine):
+        counts.append(len(paths))
+        return [{"p50_ms": 2.0 if number else 4.0, "ratio": None} for number, _ in enumerate(paths)]
+
+    monkeypatch.setattr(timed.verify, "speeds", speeds)
+    return counts
+
+
+def test_a_latency_that_is_not_known_is_no_answer(work):
+    found = search(job(work), goal(latency=0.001), families=some("share"))
+    assert found.answers == 0 and found.report is None and "class 0" in found.search["ended"]
+    assert any("its latency is not known: add --measure, or an operator table" in line for line in found.words)
+    assert not any("allow --max-drop" in line for line in found.words)
+
+
+@pytest.mark.parametrize(("latency", "answers"), [(1.0, False), (3.0, True)])
+def test_what_is_timed_here_counts_as_timed_here_and_memory_stays_estimated(work, clock, latency, answers):
+    tight = goal(latency=latency, ram=1 << 20, measure=True)
+    assert not search(job(work, engines=BOTH[:1]), tight, families=some("share")).answers and not clock
+    found = search(job(work, engines=BOTH[:1]), goal(latency=latency, measure=True), families=some("share"))
+    said = " ".join(word for one in found.search["points"] for word in one["misses"])
+    assert bool(found.answers) == answers and clock and "latency: takes 4 ms (measured here, on" in said
+    assert all(one["measured_here"] for one in found.search["points"] if one["chosen"])
+    assert "memory" not in said and "(measured)" not in said
+
+
+def test_the_front_alone_is_timed_and_its_work_is_milliseconds(work, clock):
+    found = search(job(work, engines=BOTH[:1]), goal(measure=True), families=some("share", "half", "minifloat"))
+    timed_names = {one["recipe"] for one in found.search["points"] if one.get("measured_here")}
+    assert clock == [len(timed_names)] and len(timed_names) < found.search["judged"]
+    assert all((one["work"] is None) != bool(one.get("measured_here")) for one in found.search["points"])
+    late = search(job(work, out="late.edge"), goal(measure=True, minutes=0.0), families=some("share"))
+    assert len(clock) == 1 and "minutes were over" in late.search["ended"]
+
+
+def test_milliseconds_and_macs_are_never_one_figure():
+    points = [point("a", "litert", 1, 1) | {"macs": 5, "latency_ms": ms, "misses": []} for ms in (None, 2.0)]
+    set_work(points)
+    assert [one["work"] for one in points] == [5, 5]
+    points[1]["measured_here"] = "x86_64"
+    set_work(points)
+    assert [one["work"] for one in points] == [None, 2.0]
+    assert names_to_time(points, ("litert",), 1) == {"a"}
+
+
+# ---------------------------------------------------------------- another model
+
+
+def test_what_compress_would_refuse_to_write_is_no_answer_however_large_the_drop(work):
+    found = search(job(work), goal(drop=60, thorough=True), families=some("share", "weights", "sparse"))
+    other = [one for one in found.search["points"] if one["drift"]["agreement"] < 0.9]
+    assert other and all("another model:" in one["lost"][0] for one in other), "a drop of 60 points is allowed"
+    assert found.answers and found.report is not None and not found.report["refused"]
+    kept = [one for one in found.search["points"] if one["chosen"]]
+    assert kept and not any(one["misses"] for one in kept) and len(kept) == len(found.report["variants"])
