@@ -166,8 +166,9 @@ def _check_search(arguments: argparse.Namespace) -> None:
 
 def _search(arguments: argparse.Namespace, job: Job, profile: DeviceProfile | None, say: Callable[[str], None]) -> int:
     """Exit code 0, or 3 where nothing is good enough."""
+    from edge_runtime.compress.goal import Goal
     from edge_runtime.compress.report import as_text
-    from edge_runtime.compress.search import Goal, search
+    from edge_runtime.compress.search import search
     from edge_runtime.compress.slide_figures import Rules
 
     assert profile is not None

@@ -30,6 +30,7 @@ CLASSES = (
     "a search over the layers",
     "learning from the original's answers",
 )
+CHEAP = 1  # the last class in which more is tried for completeness' sake
 REPAIR = "repair"
 _CHANNELS, _ZEROS, _VALUES, _NUMBERS = 0, 1, 2, 4  # slots; 3 is a repair's
 _MOST_TOGETHER = 4
@@ -173,6 +174,21 @@ class Board:
             if made is not None:
                 return made
             self._told[parts] = ("gone", 0.0)
+        return None
+
+    def rest(self, cost: int) -> Candidate | None:
+        """The next rung of this class that the climbs left out, beyond those that were kept: what is lost as one number
+        format or block may be kept as a stronger one."""
+        for family in (one for one in self.families if one.cost == cost):
+            kept = [place for place in range(len(family.ladder)) if self._fate((family.name, place)) == "kept"]
+            for place in range(max(kept, default=-1) + 1, len(family.ladder)):
+                parts = ((family.name, place),)
+                if parts in self._told:
+                    continue
+                made = self._make(parts, cost)
+                if made is not None:
+                    return made
+                self._told[parts] = ("gone", 0.0)
         return None
 
     # ------------------------------------------------------------ what is wanted

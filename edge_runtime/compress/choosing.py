@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from edge_runtime.compress.pareto import Objective, front, spread
@@ -29,7 +29,7 @@ def names_to_time(points: Sequence[Point], engines: Sequence[str], most: int) ->
 
 def choose(
     points: Sequence[Point],
-    originals: Mapping[str, Point],
+    originals: Sequence[Point],
     engines: Sequence[str],
     most: int,
     storage_bytes: int,
@@ -37,11 +37,12 @@ def choose(
 ) -> list[Point]:
     """Of each engine at most `most` files, spread over its front: those of the recipes that the device's first engine
     has, where they stand on this engine's front too, then others. A file that costs no less than the unchanged model's
-    (`originals`, by engine) gains nothing and is left out.
+    (`originals`, the plain one of an engine first) gains nothing and is left out.
 
     Then as many as the storage holds together, the first engine's smallest before all others, each engine's smallest
     before the rest. `head`: bytes that each point's "stored_bytes" holds and a bundle has once."""
-    useful = [one for one in points if _gains(one, originals.get(one["engine"]))] or list(points)
+    before = {one["engine"]: one for one in reversed(originals)}
+    useful = [one for one in points if _gains(one, before.get(one["engine"]))] or list(points)
     order = [one for one in engines if any(point["engine"] == one for point in useful)]
     wanted: list[list[Point]] = []
     for engine in order or sorted({point["engine"] for point in useful}):

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.budget import ESTIMATED, Cost, objections
-from edge_runtime.compress.judging import Row
-from edge_runtime.compress.search_words import OTHER_MODEL, UNTIMED, counted
+from edge_runtime.compress.candidates import CHEAP, Candidate
+from edge_runtime.compress.judging import Judged, Row
+from edge_runtime.compress.search_words import OTHER_MODEL, UNTIMED, counted, far, writable
 from edge_runtime.compress.steps import LEAST_AGREEMENT, MOST_CHANGE_SD
+from edge_runtime.units import format_bytes
 
 if TYPE_CHECKING:
-    from edge_runtime.compress.search import Goal
+    from edge_runtime.compress.goal import Goal
     from edge_runtime.profile import Budget
 
 Point = dict[str, Any]
+_NEAREST = 3
 
 
 def cost_of(row: Row) -> Cost:
@@ -57,6 +60,35 @@ def point_of(before: Row, row: Row, goal: Goal, score_name: str, slides: Sequenc
     }
 
 
+def shortfall(cost: Cost, budget: Budget) -> float:
+    """The sum of what goes beyond the budget, each as a share of what is allowed."""
+    pairs: list[tuple[float, float]] = [(cost.ram_bytes, budget.ram_bytes), (cost.storage_bytes, budget.storage_bytes)]
+    if budget.latency_ms and cost.latency_ms is not None:
+        pairs.append((cost.latency_ms, budget.latency_ms))
+    return sum(max(0.0, need / max(allowed, 1e-9) - 1) for need, allowed in pairs)
+
+
+def on_paper(costs: Sequence[tuple[str, Cost]], budget: Budget) -> tuple[str, float]:
+    """The objections to what each engine's files cost at least, and the least shortfall; nothing where one has none."""
+    against: list[str] = []
+    for engine, cost in costs:
+        found = objections(cost, budget)
+        if not found:
+            return "", 0.0
+        against += [f"{engine}: {one}" for one in found]
+    return "; ".join(dict.fromkeys(against)), min(shortfall(cost, budget) for _, cost in costs)
+
+
+def nearest_on_paper(
+    bounds: Sequence[tuple[float, Candidate]], points: Sequence[Point], plain: Mapping[str, Any]
+) -> list[Candidate]:
+    """Of candidates that were not made, with how far from the budget they are at least: the few cheap ones that may be
+    nearer than all that was judged, the smallest bound first."""
+    found = min((far(one, plain)[0] for one in writable(points)), default=0.0)
+    some = sorted((pair for pair in bounds if pair[0] < found and pair[1].cost <= CHEAP), key=lambda pair: pair[0])
+    return [candidate for _, candidate in some[:_NEAREST]]
+
+
 def set_work(points: Sequence[Point]) -> None:
     """Adds "work" to an engine's points: milliseconds where any is measured (not known of the others then), or where
     all that are good enough have them; else MACs. The two are no one figure."""
@@ -75,6 +107,16 @@ def _collapsed(drift: Mapping[str, Any]) -> list[str]:
     if drift["mean"] > MOST_CHANGE_SD:
         found.append(f"{OTHER_MODEL} outputs change by {drift['mean']:.2f} sd, allowed {MOST_CHANGE_SD}")
     return found
+
+
+def line_of(candidate: Candidate, judged: Judged, own: Sequence[Point]) -> str:
+    """What became of it, for a person who watches."""
+    taken = ", taken up" if judged.resumed else f", {judged.seconds:.0f} s"
+    if not own:
+        return f"{candidate.name}{taken}: {judged.error}"
+    best = min(own, key=lambda one: (len(one["misses"]), one["stored_bytes"]))
+    words = f"{format_bytes(best['stored_bytes'])}, {format_bytes(best['ram_bytes'])} RAM, {counted(best['drop'])}"
+    return f"{candidate.name}{taken}: {words}{': ' + '; '.join(best['misses']) if best['misses'] else ''}"
 
 
 def drop_of(before: Row, row: Row, score: str) -> tuple[float, float]:

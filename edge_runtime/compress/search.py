@@ -15,62 +15,38 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-from edge_runtime.budget import objections
 from edge_runtime.bundle import load_bundle
 from edge_runtime.compress import slide_figures
-from edge_runtime.compress.candidates import CLASSES, FAMILIES, Board, Candidate, Family, as_is, of_recipe
+from edge_runtime.compress.candidates import CHEAP, CLASSES, FAMILIES, Board, Candidate, Family, as_is, of_recipe
 from edge_runtime.compress.choosing import MOST_TIMED, OBJECTIVES, choose, names_to_time
 from edge_runtime.compress.described import Described
+from edge_runtime.compress.goal import Found, Goal
 from edge_runtime.compress.judging import Bench, Judged, Record, Row, items_of, score_for
 from edge_runtime.compress.paper import Facts, Place
 from edge_runtime.compress.pareto import front
-from edge_runtime.compress.points import Point, awaits_timing, cost_of, point_of, set_work
+from edge_runtime.compress.points import (
+    Point,
+    awaits_timing,
+    cost_of,
+    line_of,
+    nearest_on_paper,
+    on_paper,
+    point_of,
+    set_work,
+)
 from edge_runtime.compress.products import forms, write_report
 from edge_runtime.compress.recipe import Context, Progress, Recipe
 from edge_runtime.compress.run import Job, Ready, compress, read
-from edge_runtime.compress.search_words import counted, nearest, no_answer, summary
+from edge_runtime.compress.search_words import nearest, no_answer, summary
 from edge_runtime.compress.steps import Notice
 from edge_runtime.errors import UsageError
 from edge_runtime.planner import plan
-from edge_runtime.units import format_bytes
-
-if TYPE_CHECKING:
-    from edge_runtime.profile import DeviceProfile
-
 
 _TIMING_S = 8.0  # of one file on one engine, about: by it is judged how many there is time for
 _WALK = 0.75  # of --minutes, where the rest is for timing
-
-
-@dataclass(frozen=True)
-class Goal:
-    """`max_drop`: in points of the score (None: F1 where a class is rare, else accuracy); `minutes`, `thorough`: how
-    long (see above); `measure`: time the answers here; `closest`: write what is closest where nothing is good enough;
-    `most`: files in the bundle, for each engine."""
-
-    device: DeviceProfile
-    max_drop: float
-    score: str | None = None
-    rules: slide_figures.Rules = field(default_factory=slide_figures.Rules)
-    minutes: float | None = None
-    thorough: bool = False
-    measure: bool = False
-    closest: bool = False
-    most: int = 3
-
-
-@dataclass(frozen=True)
-class Found:
-    """`report` is compress's own, with "search" in it; None where nothing was written. `answers`: how many are good
-    enough; `words`: what a person reads of the search."""
-
-    search: dict[str, Any]
-    report: dict[str, Any] | None
-    answers: int
-    words: tuple[str, ...]
 
 
 def search(
@@ -132,6 +108,7 @@ class _Search:
         self.baseline: dict[str, Row] = {}
         self.tried: list[tuple[Candidate, Judged]] = []
         self.on_paper: dict[str, str] = {}
+        self.bounds: list[tuple[float, Candidate]] = []
         self.points: list[Point] = []
         self.ended = ""
 
@@ -156,24 +133,52 @@ class _Search:
         self.ended = "the recipes given were all judged"
 
     def _walk(self) -> None:
+        open_ended = self.goal.thorough or self.goal.minutes is not None
         for cost, about in enumerate(CLASSES):
-            number = 0
-            while (candidate := self.board.next(cost)) is not None:
-                if self._late(self._share()):
-                    return
-                if not number:
-                    self.say(f"class {cost}: {about}")
-                number += 1
-                fate = self._try(candidate)
-                if fate is None:
-                    self.board.too_large(candidate)
-                else:
-                    self.board.tell(candidate, *fate)
-            open_ended = self.goal.thorough or self.goal.minutes is not None
+            number = self._walk_class(cost, about)
+            if number is None:
+                return
             if self._hopes() and number and not open_ended:
                 self.ended = f"class {cost} ({about}) was the first with an answer, and is done"
                 return
-        self.ended = "nothing was left to try"
+        if self._hopes() or self._last_resort():
+            self.ended = "nothing was left to try"
+
+    def _walk_class(self, cost: int, about: str = "", least: int = CHEAP) -> int | None:
+        """How many were tried; None where the time is over. Without an answer also what the climbs leave out, in
+        classes up to `least`."""
+        number = 0
+        while True:
+            candidate = self.board.next(cost)
+            if candidate is None and cost <= least and not self._hopes():
+                candidate = self.board.rest(cost)
+            if candidate is None:
+                return number
+            if self._late(self._share()):
+                return None
+            if about and not number:
+                self.say(f"class {cost}: {about}")
+            number += 1
+            fate = self._try(candidate)
+            if fate is None:
+                self.board.too_large(candidate)
+            else:
+                self.board.tell(candidate, *fate)
+
+    def _last_resort(self) -> bool:
+        """Nothing is good enough: the rungs of the costly classes that the climbs left out, then the few of what was
+        not made that may come nearer than all that was. False where the time is over."""
+        for cost in range(CHEAP + 1, len(CLASSES)):
+            if self._hopes():
+                return True
+            if self._walk_class(cost, least=cost) is None:
+                return False
+        for candidate in nearest_on_paper(self.bounds, self.points, self._plain()):
+            if self._late(self._share()):
+                return False
+            del self.on_paper[candidate.name]
+            self._try(candidate, made=True)
+        return True
 
     def _share(self) -> float:
         """Of the minutes, for the walk: what is good enough is timed in the rest."""
@@ -186,10 +191,10 @@ class _Search:
         self.ended = f"{minutes * share:g} minutes were over" + ("" if share == 1 else f" of {minutes:g}")
         return True
 
-    def _try(self, candidate: Candidate) -> tuple[bool, float | None] | None:
+    def _try(self, candidate: Candidate, made: bool = False) -> tuple[bool, float | None] | None:
         """Whether some row keeps within the drop, and the least drop, None where there is no result; None alone where
-        it was not made."""
-        if candidate is not self.first and (why := self._never_fits(candidate)):
+        it was not made, unless it is to be `made` whatever it says on paper."""
+        if not made and candidate is not self.first and (why := self._never_fits(candidate)):
             self.on_paper[candidate.name] = why
             self.say(f"{candidate.name}: not made: {why}")
             return None
@@ -204,7 +209,7 @@ class _Search:
             return True, 0.0
         self.points = self._points()
         own = [one for one in self.points if one["recipe"] == candidate.name]
-        self.say(self._line(candidate, judged, own))
+        self.say(line_of(candidate, judged, own))
         if not own:
             return False, None
         best = min(own, key=lambda one: (len(one["lost"]), one["drop"]))
@@ -212,25 +217,16 @@ class _Search:
 
     def _never_fits(self, candidate: Candidate) -> str:
         """The objections on paper, where every file that it could give has some."""
-        against: list[str] = []
+        costs = []
         for engine, place in self.places.items():
-            unchanged = cost_of(self.baseline[engine])
             for coded in candidate.coded:
-                cost = place.least(candidate.recipe, coded, unchanged, self.facts)
-                cost = cost._replace(storage_bytes=cost.storage_bytes + self.described.least(engine))
-                found = objections(cost, self.goal.device.budget)
-                if not found:
-                    return ""
-                against += [f"{engine}: {one}" for one in found]
-        return "; ".join(dict.fromkeys(against))
-
-    def _line(self, candidate: Candidate, judged: Judged, own: Sequence[Point]) -> str:
-        taken = ", taken up" if judged.resumed else f", {judged.seconds:.0f} s"
-        if not own:
-            return f"{candidate.name}{taken}: {judged.error}"
-        best = min(own, key=lambda one: (len(one["misses"]), one["stored_bytes"]))
-        words = f"{format_bytes(best['stored_bytes'])}, {format_bytes(best['ram_bytes'])} RAM, {counted(best['drop'])}"
-        return f"{candidate.name}{taken}: {words}{': ' + '; '.join(best['misses']) if best['misses'] else ''}"
+                cost = place.least(candidate.recipe, coded, cost_of(self.baseline[engine]), self.facts)
+                more = self.described.least(engine)
+                costs.append((engine, cost._replace(storage_bytes=cost.storage_bytes + more)))
+        why, short = on_paper(costs, self.goal.device.budget)
+        if why:
+            self.bounds.append((short, candidate))
+        return why
 
     # ------------------------------------------------------------ points
 
@@ -314,8 +310,8 @@ class _Search:
 
     def _choose(self, good: Sequence[Point]) -> list[Point]:
         device = self.goal.device
-        originals = {one["engine"]: one for one in reversed(self.points) if one["recipe"] == self.first.name}
-        return choose(good, originals, device.engines, self.goal.most, device.budget.storage_bytes, self.described.head)
+        first = [one for one in self.points if one["recipe"] == self.first.name]
+        return choose(good, first, device.engines, self.goal.most, device.budget.storage_bytes, self.described.head)
 
     def _runs(self) -> bool:
         """Whether the device takes what is written, as its own planner says."""

@@ -11,11 +11,11 @@ from onnx import helper
 
 from edge_runtime.compress.artifact import read_artifact
 from edge_runtime.compress.candidates import FAMILIES
+from edge_runtime.compress.goal import Goal
 from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.recipe import Target
 from edge_runtime.compress.run import Job
 from edge_runtime.compress.samples import Samples
-from edge_runtime.compress.search import Goal
 from edge_runtime.profile import Budget, load_profile
 
 from .compress_models import onnx_file

@@ -61,12 +61,13 @@ def test_it_finds_the_one_technique_that_fits_and_writes_it_for_both_engines(wor
 def test_what_cannot_fit_on_paper_is_not_made(work, made):
     found = search(job(work, out="made"), goal(storage=2000), families=some("share", "half", "weights"))
     # 2,304 weights: 8 and 16 bits each cannot take 2,000 bytes, 4 bits may
-    assert made == ["as_is", "w4b16", "w4b32"]
+    assert made == ["as_is", "w4b16", "w4b32", "w3b32"]
     assert {"share5", "half", "w8"} <= set(found.search["on_paper"])
     assert found.answers == 0 and found.report is None and not (work / "made").exists()
     made.clear()
     small = search(job(work, out="made", steps=work / "s"), goal(ram=30 << 20), families=some("share", "weights"))
-    assert made == ["as_is"] and "memory: needs" in small.search["on_paper"]["share5"]
+    assert made == ["as_is", "w8", "w4b16", "w4b32"], "these few may take less than the original"
+    assert "memory: needs" in small.search["on_paper"]["share5"]
     assert any("more RAM than the 30 MiB allowed" in line for line in small.words)
 
 

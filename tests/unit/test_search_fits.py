@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.compress import timed
+from edge_runtime.compress.candidates import Board
 from edge_runtime.compress.choosing import choose, names_to_time
 from edge_runtime.compress.points import set_work
 from edge_runtime.compress.recipe import read_recipe
 from edge_runtime.compress.search import search
+from edge_runtime.compress.search_words import nearest, no_answer
 from edge_runtime.planner import plan
 
 from .search_jobs import BOTH, goal, job, some, write_work
@@ -39,7 +42,8 @@ def test_a_bundle_with_its_description_takes_no_more_than_was_told(work, storage
 
 def test_the_description_alone_may_be_too_large(work):
     found = search(job(work), goal(storage=800), families=some("share"))
-    assert not found.answers and found.report is None and "storage: needs" in found.search["on_paper"]["share5"]
+    assert not found.answers and found.report is None and found.search["on_paper"]
+    assert all("storage: needs" in one["misses"][-1] for one in found.search["points"])
 
 
 def test_what_is_written_after_all_is_asked_of_the_planner(work, monkeypatch):
@@ -73,7 +77,7 @@ def point(name: str, engine: str, stored: int, score: float, ram: int = 30) -> d
 
 
 def chosen(points, storage: int = 10_000, most: int = 3) -> list[tuple[str, str]]:
-    originals = {one["engine"]: one for one in points if one["name"] == "as_is"}
+    originals = [one for one in points if one["name"] == "as_is"]
     good = [one for one in points if one["name"] != "as_is"]
     return [(one["name"], one["engine"]) for one in choose(good, originals, BOTH, most, storage, 100)]
 
@@ -159,3 +163,55 @@ def test_what_compress_would_refuse_to_write_is_no_answer_however_large_the_drop
     assert found.answers and found.report is not None and not found.report["refused"]
     kept = [one for one in found.search["points"] if one["chosen"]]
     assert kept and not any(one["misses"] for one in kept) and len(kept) == len(found.report["variants"])
+
+
+# ---------------------------------------------------------------- nothing fits, or nothing yet
+
+
+def test_a_rung_beyond_one_that_was_lost_is_tried_before_it_ends_without_an_answer():
+    board = Board("onnx", False, 1.0, families=some("weights"), learns=False)
+
+    def keeps(one) -> tuple[bool, float]:
+        return one.name != "w4b16", 0.5
+
+    def go(step) -> list[str]:
+        names = []
+        while (one := step(0)) is not None:
+            names.append(one.name)
+            board.tell(one, *keeps(one))
+        return names
+
+    assert go(board.next) == ["w8", "w4b16"] and go(board.rest) == ["w4b32", "w3b32"]
+
+
+def test_an_answer_beyond_a_lost_rung_is_found(work):
+    (weights,) = some("weights")
+    w8, w4, _, w3 = weights.ladder
+    found = search(job(work), goal(storage=3800), families=(replace(weights, ladder=(w8, w3, w4), start=1),))
+    assert found.answers == 1 and [one.name for one in load_bundle(work / "out.edge").variants] == ["w4b16"]
+
+
+def said(name: str, stored: int, drop: float) -> dict[str, object]:
+    return point(name, "litert", stored, 1.0) | {
+        "ram_bytes": 1,
+        "latency_ms": None,
+        "drop": drop,
+        "lost": [],
+        "misses": ["a", "b"] if drop else ["a"],
+    }
+
+
+def test_the_closest_misses_least_in_all_and_not_the_fewest_things():
+    budget = {"ram_bytes": 10, "storage_bytes": 5000, "latency_ms": None}
+    plain = {"budget": budget, "max_drop": 0.5, "device": "d", "on_paper": {}}
+    points = [said("as_is", 26_000, 0.0), said("w4", 7400, 0.6)]
+    assert [one["name"] for one in nearest(points, plain)] == ["w4"]
+    lines = no_answer(plain, points, False)
+    assert lines[1].startswith("closest: w4") and "--max-drop 0.6; and it takes 2.34 KiB more storage" in lines[1]
+    assert lines[2].startswith("or: as_is")
+
+
+def test_what_was_not_made_is_made_where_it_may_be_nearer_than_all_that_was(work):
+    found = search(job(work, out="made"), goal(storage=1000), families=some("half", "weights"))
+    assert found.words[3].startswith("closest: w4b16")
+    assert len({one["name"] for one in found.search["points"]}) == 4 and "half" in found.search["on_paper"]
