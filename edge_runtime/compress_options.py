@@ -56,7 +56,7 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--score",
         choices=("accuracy", "f1", "precision", "recall"),
-        help="which score counts (default: accuracy; f1 where a class has under a fifth of the items)",
+        help="which score counts (default: accuracy; f1 where a class is rare: of two, under a fifth)",
     )
     group.add_argument(
         "--minutes", type=float, metavar="N", help="go on for a better front; starts nothing new after N minutes"
@@ -122,6 +122,11 @@ def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         engines = tuple(one for one in ENGINES if one in profile.engines) or ENGINES
     if arguments.engines:
         engines = tuple(word.strip() for word in arguments.engines.split(","))
+    if profile is not None and (strange := [one for one in engines if one not in profile.engines]):
+        raise UsageError(
+            f"found {' and '.join(strange)}, which {profile.name} does not have, wanted {' or '.join(profile.engines)}",
+            hint="leave out --engines: the device's own are taken",
+        )
     job = Job(
         model=model,
         recipes=tuple(load_recipe(Path(one)) for one in arguments.recipe),

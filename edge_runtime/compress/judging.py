@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 RECORD = "search.jsonl"
-RARE = 0.2  # a class with a smaller share of the items: then F1 counts, which "always no" does not raise
+SCHEMA = 1  # of a row's fields and what they mean
+# a class with a smaller share of the items (of two classes; of more in proportion): then F1 counts, which "always no"
+# does not raise
+RARE = 0.2
+_ROW = {"engine", "coded", "stored_bytes", "file_bytes", "sha256", "ram_bytes", "latency_ms", "macs", "basis"}
+_ROW |= {"scores", "drift", "slide"}
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,9 @@ def score_for(asked: str | None, samples: Samples) -> tuple[str, str]:
         return "decisions kept", "the items have no labels"
     if asked:
         return asked, "asked for"
-    rarest = float(np.unique(samples.labels, return_counts=True)[1].min()) / samples.count
-    if rarest < RARE:
+    counts = np.unique(samples.labels, return_counts=True)[1]
+    rarest = float(counts.min()) / samples.count
+    if rarest < RARE * 2 / len(counts):
         return "f1", f"the rarest class has {rarest:.1%} of the items"
     return "accuracy", "no class is rare"
 
@@ -144,7 +150,7 @@ class Record:
     def __init__(self, folder: Path, ready: Ready, job: Job) -> None:
         self.path = folder / RECORD
         judged, samples = ready.judged, ready.samples
-        parts = [__version__, ready.original.digest, str(job.target)]
+        parts = [f"{__version__} {SCHEMA}", ready.original.digest, str(job.target)]
         for one in (samples, judged, *([ready.lessons] if ready.lessons else [])):
             labels = b"" if one is None or one.labels is None else one.labels.tobytes()
             people = b"" if one is None or one.person is None else one.person.tobytes()
@@ -181,7 +187,7 @@ class Record:
             os.fsync(stream.fileno())
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        """A last line that a cut left half is passed over."""
+        """A last line that a cut left half is passed over, and any with rows of other fields."""
         found = {}
         try:
             lines = self.path.read_text().splitlines()
@@ -190,7 +196,9 @@ class Record:
         for line in lines:
             try:
                 plain = json.loads(line)
-                found[str(plain["key"])] = {name: plain[name] for name in ("seconds", "rows", "error")}
+                whole = isinstance(plain["rows"], list) and all(set(row) >= _ROW for row in plain["rows"])
+                if whole and isinstance(plain["seconds"], int | float) and isinstance(plain["error"], str):
+                    found[str(plain["key"])] = {name: plain[name] for name in ("seconds", "rows", "error")}
             except (ValueError, KeyError, TypeError):
                 continue
         return found

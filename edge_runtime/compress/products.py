@@ -17,6 +17,7 @@ from edge_runtime.compress.recipe import Recipe, pass_name
 from edge_runtime.compress.steps import PassReport, write_whole
 from edge_runtime.compress.tflite_write import to_tflite
 from edge_runtime.compress.unpack import unpack
+from edge_runtime.digest import sha256
 from edge_runtime.packing import MANIFEST, pack_folder
 
 if TYPE_CHECKING:
@@ -64,9 +65,27 @@ def write(
     if out.suffix == ".edge" and about is not None:
         report["bundle"] = _pack(out, about, report, made, steps)
     else:
+        earlier = _earlier(out)
         for one in made:
             write_whole(out / one.file, one.artifact.content)
+        for path in earlier - {out / one.file for one in made}:
+            path.unlink(missing_ok=True)
     write_report(out, report)
+
+
+def _earlier(out: Path) -> set[Path]:
+    """Files of variants that an earlier report in this folder lists, as long as they are what it says."""
+    try:
+        rows = json.loads((out / "report.json").read_text())["variants"]
+        listed = {f"{row['name']}.{row['format']}": str(row["sha256"]) for row in rows}
+        places = {out / name: digest for name, digest in listed.items() if Path(name).name == name}
+        return {
+            path
+            for path, digest in places.items()
+            if path.is_file() and sha256(path.read_bytes()).hexdigest() == digest
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> None:

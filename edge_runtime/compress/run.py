@@ -31,6 +31,7 @@ from edge_runtime.compress.steps import (
 from edge_runtime.compress.tflite_write import find_unsupported
 from edge_runtime.errors import EdgeError, EngineError, InputError, UsageError
 from edge_runtime.packing import load_description
+from edge_runtime.task import find_task
 
 if TYPE_CHECKING:
     from edge_runtime.tensors import TensorSpec
@@ -81,7 +82,8 @@ class Ready:
 
 
 def read(job: Job) -> Ready:
-    """Everything that can be known before work is checked here. Raises EdgeError's children."""
+    """Everything that can be known before work is checked here, also whether the task of a bundle that is to be written
+    takes this model. Raises EdgeError's children."""
     need_packages()
     about = _check(job)
     source = load_model(job.model) if isinstance(job.model, Path) else job.model
@@ -94,6 +96,8 @@ def read(job: Job) -> Ready:
         one.check(original.form, job.calibrate is not None)
     _check_engines(original, job)
     inputs, outputs = specs(original)
+    if about is not None and job.out.suffix == ".edge":
+        find_task(about).check(inputs, outputs)  # as it is refused when it is packed, before any work
     samples = _samples(job.calibrate, inputs, about)
     judged = _samples(job.judge, inputs, about) or samples
     if judged is not None and judged.labels is not None and outputs[0].shape:

@@ -1,0 +1,77 @@
+"""What is wrong with the question is said before the work, and what earlier runs left behind does no harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.bundle import find_bundle
+from edge_runtime.cli import main
+from edge_runtime.compress import judging
+from edge_runtime.compress.recipe import read_recipe
+from edge_runtime.compress.run import compress, read
+from edge_runtime.compress.samples import Samples
+from edge_runtime.compress.search import search
+from edge_runtime.errors import EdgeError
+
+from .search_jobs import goal, job, some, write_work
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return write_work(tmp_path)
+
+
+def test_a_model_that_the_bundles_task_does_not_take_is_refused_before_any_work(work):
+    with pytest.raises(EdgeError, match="wanted"):
+        read(job(work, like=find_bundle("malaria"), calibrate=None, judge=None))
+    assert read(job(work, like=find_bundle("malaria"), calibrate=None, judge=None, out="made")).about
+
+
+@pytest.mark.parametrize("words", [["--max-drop", "1"], ["--recipe", "recipe.json"]])
+def test_an_engine_that_the_device_does_not_have_is_refused(work, capsys, monkeypatch, words):
+    monkeypatch.chdir(work)
+    Path("recipe.json").write_text(json.dumps({"name": "w8", "passes": [{"pass": "weights_int"}]}))
+    given = ["compress", "net.onnx", "-o", "made", "--calibrate", "items.npz", "--engines", "onnxruntime"]
+    assert main([*given, "--device", "lenovo-tab-2-a7-10", *words]) == 2
+    assert "found onnxruntime, which lenovo-tab-2-a7-10 does not have, wanted litert" in capsys.readouterr().err
+
+
+def test_a_record_with_other_fields_is_passed_over_and_made_anew(work, monkeypatch):
+    asked = job(work, steps=work / "steps")
+    first = search(asked, goal(), families=some("half"))
+    record = work / "steps" / judging.RECORD
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    broken = ([{"engine": "litert"}], [7], {"engine": 1}, None)
+    lines = [line | {"rows": rows} for line, rows in zip(lines, broken, strict=False)]
+    record.write_text("\n".join(["[]", "7", *map(json.dumps, lines)]))
+    again = search(asked, goal(), families=some("half"))
+    assert again.search["taken_up"] == 0 and again.search["judged"] == first.search["judged"]
+    monkeypatch.setattr(judging, "SCHEMA", judging.SCHEMA + 1)
+    assert search(asked, goal(), families=some("half")).search["taken_up"] == 0
+
+
+def test_a_folder_holds_the_last_runs_files_and_nothing_that_is_not_compresss_own(work):
+    def names(recipe: str) -> list[str]:
+        plain = read_recipe({"name": recipe, "passes": [{"pass": "weights_int"}]}, "r")
+        compress(job(work, out="made", recipes=(plain,)))
+        return sorted(one.name for one in (work / "made").iterdir() if one.suffix in (".onnx", ".tflite"))
+
+    assert names("first") == ["first-lite.tflite", "first.onnx"]
+    (work / "made" / "first.onnx").write_bytes(b"of somebody else by now")
+    (work / "made" / "own.onnx").write_bytes(b"x")
+    assert names("second") == ["first.onnx", "own.onnx", "second-lite.tflite", "second.onnx"]
+    listed = {"variants": [{"name": "../net", "format": "onnx", "sha256": "0"}]}
+    (work / "made" / "report.json").write_text(json.dumps(listed))
+    assert "second.onnx" in names("third") and (work / "net.onnx").is_file()
+
+
+def test_a_class_is_rare_by_how_many_there_are():
+    def score(*counts: int) -> str:
+        labels = np.repeat(np.arange(len(counts)), counts)
+        return judging.score_for(None, Samples("s", len(labels), labels, {}))[0]
+
+    assert score(*[10] * 10) == score(81, 19 + 2) == "accuracy" and score(81, 19) == score(*[10] * 9, 3) == "f1"
