@@ -71,7 +71,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Ready:
-    """What a job works on, read and checked. `original` is prepared; `judged` may be `samples`."""
+    """What a job works on, read and checked. `original` is prepared; `judged` may be `samples`. `seen`: how many of the
+    items judged on are calibrated on and trained on too."""
 
     about: Bundle | None
     source: Artifact
@@ -79,6 +80,18 @@ class Ready:
     samples: Samples | None
     judged: Samples | None
     lessons: Samples | None = None
+    seen: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def leaks(self) -> tuple[str, ...]:
+        """What speaks against believing what was judged, as sentences."""
+        if self.judged is None:
+            return ()
+        return tuple(
+            f"{count} of the {self.judged.count} items judged on were {how} on too: on new items more is lost"
+            for how, count in self.seen.items()
+            if count
+        )
 
 
 def read(job: Job) -> Ready:
@@ -102,7 +115,9 @@ def read(job: Job) -> Ready:
     judged = _samples(job.judge, inputs, about) or samples
     if judged is not None and judged.labels is not None and outputs[0].shape:
         check_labels(judged.labels, outputs[0].shape[-1], judged.name)
-    return Ready(about, source, original, samples, judged, _samples(job.train, inputs, about))
+    lessons = _samples(job.train, inputs, about)
+    seen = {"calibrated": judged.shared(samples), "trained": judged.shared(lessons)} if judged is not None else {}
+    return Ready(about, source, original, samples, judged, lessons, seen)
 
 
 def compress(
@@ -121,6 +136,9 @@ def compress(
     about, original, samples = ready.about, ready.original, ready.samples
     watched = progress or (lambda done, total, words: None)
     context = Context(original, samples, job.target, watched, lessons=ready.lessons)
+    if notice:
+        for words in ready.leaks:
+            notice(f"mind: {words}")
     made: list[Made] = []
     steps: dict[str, tuple[PassReport, ...]] = {}
     refused: dict[str, EdgeError] = {}
@@ -238,7 +256,7 @@ def _report(
         },
         "target": {"arch": job.target.arch, "engines": list(job.target.engines)},
         "calibrated_on": {"name": _name(samples), "items": samples.count} if samples else None,
-        "judged_on": _judged(judged, samples),
+        "judged_on": _judged(ready),
         "originals": rows[: len(originals)],
         "variants": rows[len(originals) :],
         "steps": {name: [one.to_json() for one in reports] for name, reports in steps.items()},
@@ -303,7 +321,9 @@ def _name(samples: Samples) -> str:
     return Path(samples.name).name
 
 
-def _judged(judged: Samples | None, samples: Samples | None) -> dict[str, Any] | None:
+def _judged(ready: Ready) -> dict[str, Any] | None:
+    """`also_calibrated_on`: all of them; `seen`: how many, calibrated and trained on."""
+    judged = ready.judged
     if judged is None:
         return None
     return {
@@ -311,5 +331,6 @@ def _judged(judged: Samples | None, samples: Samples | None) -> dict[str, Any] |
         "items": judged.count,
         "labels": judged.labels is not None,
         "unlabelled": judged.unlabelled,
-        "also_calibrated_on": judged is samples,
+        "also_calibrated_on": ready.seen.get("calibrated") == judged.count,
+        "seen": dict(ready.seen),
     }

@@ -352,7 +352,7 @@ class _Search:
         return {"original": first["slide"], "false_positives": rules.false_positives, "detection": rules.detection}
 
     def _words(self, plain: Mapping[str, Any], answers: Sequence[Point]) -> tuple[str, ...]:
-        made = summary(plain)
+        made = [*summary(plain), *(f"mind: {words}" for words in self.ready.leaks)]
         if answers:
             return tuple(made)
         return (*made, *no_answer(plain, self.points, self.goal.closest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,31 @@ def test_a_class_is_rare_by_how_many_there_are():
         return judging.score_for(None, Samples("s", len(labels), labels, {}))[0]
 
     assert score(*[10] * 10) == score(81, 19 + 2) == "accuracy" and score(81, 19) == score(*[10] * 9, 3) == "f1"
+
+
+# ---------------------------------------------------------------- items judged on that were learned from
+
+
+def test_items_judged_on_and_calibrated_or_trained_on_are_told_also_where_the_file_is_another(work):
+    x = np.load(work / "judge.npz")["x"]
+    np.savez(work / "same.npz", x=x)
+    np.savez(work / "some.npz", x=np.concatenate([x[40:50], np.load(work / "items.npz")["x"]]))
+    said: list[str] = []
+    asked = job(work, out="made", recipes=(read_recipe({"name": "w8", "passes": [{"pass": "weights_int"}]}, "r"),))
+    plain = compress(asked, notice=said.append)
+    assert not plain["judged_on"]["also_calibrated_on"] and not [word for word in said if word.startswith("mind")]
+    leaky = replace(asked, calibrate=work / "same.npz", train=work / "some.npz")
+    report = compress(leaky, notice=said.append)
+    assert report["judged_on"]["also_calibrated_on"]
+    assert report["judged_on"]["seen"] == {"calibrated": 90, "trained": 10}
+    assert "mind: 10 of the 90 items judged on were trained on too: on new items more is lost" in said
+    found = search(leaky, goal())
+    assert sum(line.startswith("mind:") and "judged on were" in line for line in found.words) == 2
+
+
+def test_images_are_the_same_item_where_their_files_are_the_same(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for path, content in zip(paths, (b"1", b"2", b"1"), strict=True):
+        path.write_bytes(content)
+    one, other = (Samples("s", len(some), None, {}, tuple(some)) for some in (paths[:2], paths[2:]))
+    assert (one.shared(other), one.shared(one), one.shared(None)) == (1, 2, 0)
