@@ -70,6 +70,9 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
         "--most", type=int, metavar="N", help="files in the bundle at most, for each engine (default: 3)"
     )
     group.add_argument(
+        "--test", type=Path, metavar="DATA", help="yet other items: what is chosen is judged on them, once, and shown"
+    )
+    group.add_argument(
         "--false-positives",
         type=float,
         metavar="TIMES",
@@ -90,7 +93,7 @@ example: the smallest files for a tablet that lose at most half a point of accur
 It ends after the class of cost in which the first answer was found, or as --minutes and --thorough say. Ctrl-C: the
 same command goes on where it was. Exit code 3: nothing is good enough; it says what is closest and what that takes.
 """
-_SEARCH_ONLY = ("score", "minutes", "thorough", "measure", "closest", "most", "false_positives", "detection")
+_SEARCH_ONLY = ("score", "minutes", "thorough", "measure", "closest", "most", "false_positives", "detection", "test")
 
 
 def compress(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -167,6 +170,13 @@ def _check_search(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')}: found {value:g}, wanted {least:g} or more")
     if arguments.thorough and arguments.minutes is not None:
         raise UsageError("found --thorough and --minutes, wanted one: how long a search goes on")
+    for name in ("judge", "calibrate", "train"):
+        if (
+            arguments.test
+            and getattr(arguments, name)
+            and arguments.test.resolve() == getattr(arguments, name).resolve()
+        ):
+            raise UsageError(f"found the same items for --test and --{name}, wanted others", hint="hold some back")
 
 
 def _search(arguments: argparse.Namespace, job: Job, profile: DeviceProfile | None, say: Callable[[str], None]) -> int:
@@ -191,6 +201,7 @@ def _search(arguments: argparse.Namespace, job: Job, profile: DeviceProfile | No
         measure=arguments.measure,
         closest=arguments.closest,
         most=arguments.most or 3,
+        test=arguments.test,
     )
     found = search(job, goal, progress=_bar if sys.stderr.isatty() else None, notice=say)
     if arguments.json:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.compress.slide_figures import Rules
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_runtime.profile import DeviceProfile
 
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 class Goal:
     """`max_drop`: in points of the score (None: F1 where a class is rare, else accuracy); `minutes`, `thorough`: how
     long (see search.py); `measure`: time the best here; `closest`: write what is closest where nothing is good enough;
-    `most`: files in the bundle, for each engine."""
+    `most`: files in the bundle, for each engine; `test`: items on which only what is written is judged, when it is
+    chosen."""
 
     device: DeviceProfile
     max_drop: float
@@ -26,6 +29,7 @@ class Goal:
     measure: bool = False
     closest: bool = False
     most: int = 3
+    test: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from edge_runtime.bench.html import page
 from edge_runtime.bench.plots import Lane, axis, box, escape, lanes
 from edge_runtime.bench.sections import section
 from edge_runtime.compress.search_report import searched
+from edge_runtime.compress.search_words import written
 from edge_runtime.units import format_bytes
 
 Plain = Mapping[str, Any]
@@ -332,7 +333,9 @@ def as_text(report: Plain, out: Path) -> list[str]:
     for row in (*report["originals"], *report["variants"]):
         drift, found, speed = row["drift"], row["scores"], row.get("speed") or {}
         words = [f"{row['name']:<24} {format_bytes(row['stored_bytes']):>9}  x{times_smaller(row, report):<6.1f}"]
-        if drift:
+        asked = written(report, row) if "search" in report else []
+        words += asked
+        if drift and not asked:
             words.append(f"change {drift['mean']:.4f} sd, {drift['agreement']:.1%} kept")
         if found:
             words.append(f"accuracy {found['accuracy']:.2%}, F1 {found['f1']:.2%}")

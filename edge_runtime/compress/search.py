@@ -21,6 +21,7 @@ from typing import Any
 from edge_runtime.bundle import load_bundle
 from edge_runtime.compress import slide_figures
 from edge_runtime.compress.candidates import CHEAP, CLASSES, FAMILIES, Board, Candidate, Family, as_is, of_recipe
+from edge_runtime.compress.certainty import certainty, test_items
 from edge_runtime.compress.choosing import MOST_TIMED, OBJECTIVES, choose, names_to_time
 from edge_runtime.compress.described import Described
 from edge_runtime.compress.goal import Found, Goal
@@ -80,6 +81,7 @@ class _Search:
     ) -> None:
         self.job, self.goal, self.ready, self.say, self.progress = job, goal, ready, say, progress
         self.judged = items_of(ready)
+        self.test = test_items(goal.test, ready)
         self.score, self.why_score = score_for(goal.score, self.judged)
         task = str(ready.about.task.get("kind")) if ready.about else None
         calibration = slide_figures.calibration_of(ready.about.task) if ready.about else None
@@ -288,6 +290,8 @@ class _Search:
         chosen = self._choose(good)
         for one in self.points:
             one["chosen"] = any(one is other for other in chosen)
+        if chosen:
+            plain["certainty"] = certainty(chosen, self.tried, self.bench, plain, self.goal.rules, self.test)
         words = self._words(plain, answers)
         if not chosen:
             return Found(plain, None, 0, words)

@@ -10,6 +10,7 @@ Its fields, report["search"]:
     answers                how many points miss nothing
     points                 judging.Row with "name", "recipe", "class", "seconds", "score", "drop" in points, "lost":
                            what of accuracy is not kept, "misses": that and what is over budget, "front", "chosen"
+    certainty              only where something was chosen: certainty.py says its fields
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edge_runtime.bench import plots
 from edge_runtime.bench.plots import Axis, Spot, axis, escape
 from edge_runtime.bench.sections import section
 from edge_runtime.compress.candidates import CLASSES
+from edge_runtime.compress.search_words import doubts, spread
 from edge_runtime.units import format_bytes, format_ms
 
 Plain = Mapping[str, Any]
@@ -45,7 +47,35 @@ def searched(search: Plain) -> str:
         ):
             planes.append(_plane(own, engine, key, search["budget"][limit], title, form, search))
     inside = f'<div class="planes">{"".join(planes)}</div>' if search["points"] else ""
-    return section("The search", note, inside + _table(search) + _aside(search))
+    return section("The search", note, _certainty(search) + inside + _table(search) + _aside(search))
+
+
+def _certainty(search: Plain) -> str:
+    """How far the drop of what was chosen can be believed."""
+    sure = search.get("certainty")
+    if not sure:
+        return ""
+    test = sure["test"]
+    heads = ["in the bundle", "engine", f"drop on {sure['judged']['name']}", "decided worse, better"]
+    heads += [f"drop on {test['name']}, judged once", "decided worse, better"] if test else []
+    body = ""
+    for place, row in enumerate(sure["judged"]["rows"]):
+        cells = [row["engine"]]
+        for one in (row, test["rows"][place]) if test else (row,):
+            cells += [spread(one), f"{one['worse']}, {one['better']}"]
+        inside = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        body += f"<tr><th>{escape(row['name'])}</th>{inside}</tr>"
+    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
+    methods = sorted({row["method"] for one in (sure["judged"], test) if one for row in one["rows"]})
+    first, *warned = doubts(search)
+    listed = "".join(f"<li>{escape(one.removeprefix('mind: '), 600)}</li>" for one in warned)
+    warned_of = f'<div class="warnings"><ul>{listed}</ul></div>' if listed else ""
+    note = f"{first[0].upper()}{first[1:]}. Drops in points of {search['score']}, with intervals of 95 %: "
+    note += f"{'; '.join(methods)}; of items that are independent of each other."
+    return (
+        f'<h3>How sure the drop is</h3>{warned_of}<p class="note">{escape(note, 900)}</p><div class="scroll"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _bytes(value: float) -> str:

@@ -4,7 +4,7 @@ good enough."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edge_runtime.units import format_bytes, format_ms
@@ -30,7 +30,35 @@ def summary(plain: Mapping[str, Any]) -> list[str]:
     lines = [made, f"{walk}; it ended because {plain['ended']}"]
     if plain["slides"] and "not_judged" in plain["slides"]:
         lines.append(f"mind: {plain['slides']['not_judged']}")
-    return lines
+    return [*lines, *doubts(plain)]
+
+
+def doubts(plain: Mapping[str, Any]) -> list[str]:
+    """How far the drop of what was chosen can be believed; none where nothing was."""
+    sure = plain.get("certainty")
+    if not sure:
+        return []
+    judged = sure["judged"]
+    said = f"chosen as the best of {sure['candidates']} files on these {judged['items']:,} items (one item is "
+    said += f"{judged['one_item']:.2g} points), which flatters what is chosen"
+    if not sure["test"]:
+        said += ": judge it on items that took no part, with --test DATA"
+    return [said, *(f"mind: {one}" for one in sure["warnings"])]
+
+
+def spread(row: Mapping[str, Any]) -> str:
+    """0.3 with its interval -> "0.30 (95 %: 0.05 to 0.62)"."""
+    if row["interval"] is None:
+        return f"{row['drop']:.2f} (no decision changed)"
+    low, high = row["interval"]
+    return f"{row['drop']:.2f} (95 %: {low:.2f} to {high:.2f})"
+
+
+def sure_of(plain: Mapping[str, Any], recipe: str, engine: str, items: str) -> Mapping[str, Any] | None:
+    """A chosen file's row on the items "judged" or "test"."""
+    found = (plain.get("certainty") or {}).get(items)
+    rows = found["rows"] if found else ()
+    return next((one for one in rows if one["name"] == recipe and one["engine"] == engine), None)
 
 
 def lacking(point: Point, plain: Mapping[str, Any]) -> dict[str, float]:
@@ -117,3 +145,54 @@ def _takes_room(one: Point, gap: Mapping[str, float], plain: Mapping[str, Any]) 
     elif "latency" in gap:
         ways.append(f"it takes {format_ms(one['latency_ms'])}, allowed {format_ms(budget['latency_ms'])}")
     return "; ".join(ways)
+
+
+# ---------------------------------------------------------------- what was written
+
+
+def written(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """Of a variant, what was asked for: the drop by what is allowed, with its interval, memory, and what was done."""
+    plain, recipe, engine = report["search"], row["recipe"], row["engine"]
+    point = next((one for one in plain["points"] if one["name"] == recipe and one["engine"] == engine), None)
+    if point is None:
+        return []
+    words = f"drop {point['drop']:.2f} of {plain['max_drop']:g} points"
+    if (sure := sure_of(plain, recipe, engine, "judged")) and sure["interval"]:
+        words += f" (95 %: {sure['interval'][0]:.2f} to {sure['interval'][1]:.2f})"
+    if test := sure_of(plain, recipe, engine, "test"):
+        words += f", on {plain['certainty']['test']['name']} {spread(test)}"
+    made = next((one for one in report["recipes"] if one["name"] == recipe), {"passes": []})
+    done = techniques(made["passes"])
+    return [", ".join(filter(None, (words, f"{format_bytes(point['ram_bytes'])} RAM", done, f"on {engine}")))]
+
+
+def techniques(passes: Sequence[Mapping[str, Any]]) -> str:
+    """A recipe's steps in plain words."""
+    return ", ".join(_technique(one) for one in passes)
+
+
+def _technique(one: Mapping[str, Any]) -> str:
+    name = str(one["pass"])
+    if name == "weights_minifloat":
+        return f"weights as floats of {1 + one['exponent'] + one['mantissa']} bits"
+    if name == "mixed":
+        return f"weights of {' or '.join(str(bits) for bits in one['bits'])} bits, layer by layer"
+    form = _TECHNIQUES.get(name, name.replace("_", " "))
+    return form(one) if callable(form) else form
+
+
+_TECHNIQUES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
+    "weights_int": lambda one: f"{one['bits']}-bit weights",
+    "weights_fp16": "16-bit float weights",
+    "dynamic_w8a8": "8-bit weights, activations rounded as they come",
+    "static_w8a8": "8-bit weights and activations",
+    "share_weights": lambda one: f"weights share {2 ** one['bits']} values",
+    "prune_weights": lambda one: f"{one['share']:.0%} of the weights zero",
+    "prune_and_tune": lambda one: f"{one['share']:.0%} of the weights zero, then trained",
+    "prune_channels": "fewer channels",
+    "low_rank": "layers of lower rank",
+    "grid": "weights rounded to a grid",
+    "repair": "repaired on items",
+    "quantize_aware": lambda one: f"trained with {one['weights']} weights",
+    "code": "entropy-coded",
+}
