@@ -210,7 +210,8 @@ def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
 
 @dataclass(frozen=True)
 class Spot:
-    """A point of a plane: its number, place, shape's place in the palette, whether it is on the front, what is said."""
+    """A point of a plane: its number, place, shape's place in the palette, whether it is on the front, what is said;
+    `chosen`: it has a ring, its colour and its number, whether or not it is on the front."""
 
     number: int
     x: float
@@ -218,6 +219,7 @@ class Spot:
     colour: int
     front: bool
     said: str
+    chosen: bool = False
 
 
 def front(points: Sequence[tuple[float, ...]]) -> list[bool]:
@@ -240,19 +242,19 @@ def plane(
 ) -> str:
     """A scatter plot with its front drawn as stairs. `names`: of the axes, units included; `limits`: what is allowed
     along and up, as lines."""
-    left, width, top, bottom = 15.0, 82.0, 22.0, height - 34.0
+    left, width, top, bottom = 15.0, 82.0, 32.0, height - 34.0  # at the top, room for a number
 
     def place(x: float, y: float) -> Point:
         return left + width * across.share(x), bottom - (bottom - top) * up.share(y)
 
     parts = [text(0, 12, f"↑ {names[1]}", kind="axisname")]
     parts.append(text(left + width, height - 4, f"{names[0]} →", anchor="end", kind="axisname"))
-    for tick in across.ticks():
+    for tick, words in _marks(across):
         x, _ = place(tick, up.low)
-        parts.append(line(x, top, x, bottom, "grid") + text(x, bottom + 14, across.form(tick), anchor="middle"))
-    for tick in up.ticks():
+        parts.append(line(x, top, x, bottom, "grid") + text(x, bottom + 14, words, anchor="middle"))
+    for tick, words in _marks(up):
         _, y = place(across.low, tick)
-        parts.append(line(left, y, left + width, y, "grid") + text(left - 1.5, y + 4, up.form(tick), anchor="end"))
+        parts.append(line(left, y, left + width, y, "grid") + text(left - 1.5, y + 4, words, anchor="end"))
     if limits[0] is not None:
         parts.append(line(place(limits[0], up.low)[0], top, place(limits[0], up.low)[0], bottom, "limit"))
     if limits[1] is not None:
@@ -261,17 +263,30 @@ def plane(
     stairs = _stairs(spots, across, up)
     parts.append(_stretched(f'<polyline class="front" points="{stairs}"/>', left, width, top, bottom - top))
     taken: list[Point] = []
-    for one in sorted(spots, key=lambda spot: not spot.front):  # the front chooses where its numbers stand
+    # what is chosen, then the front, chooses where its numbers stand; what is chosen is drawn over the others
+    taking = sorted(spots, key=lambda spot: (not spot.chosen, not spot.front))
+    drawn = []
+    for one in taking:
         x, y = place(one.x, one.y)
         name = ""
-        if one.front or len(spots) <= 16:
+        if one.front or one.chosen or len(spots) <= 16:
             dx, dy = _beside(x, y, taken)
             name = text(x, y + dy, str(one.number), anchor="middle", kind="spotname", dx=dx)
-        kind = "spot" if one.front else "spot beaten"
+        kind = "spot" if one.front or one.chosen else "spot beaten"
         mark = dot(x, y, f"c{one.colour}", 6 if one.front else 4)
-        parts.append(f'<g class="{kind}"><title>{escape(one.said)}</title>{mark}{name}</g>')
+        mark += dot(x, y, "ring", 9 if one.front else 7) if one.chosen else ""
+        drawn.append(f'<g class="{kind}"><title>{escape(one.said)}</title>{mark}{name}</g>')
+    parts += reversed(drawn)
     said = f"{names[0]} against {names[1]}; on the front: " + ", ".join(str(one.number) for one in spots if one.front)
+    if any(one.chosen for one in spots):
+        said += "; chosen: " + ", ".join(str(one.number) for one in spots if one.chosen)
     return f'<svg class="plane" role="img" aria-label="{escape(said)}" height="{height}">{"".join(parts)}</svg>'
+
+
+def _marks(along: Axis) -> list[tuple[float, str]]:
+    """Ticks with their words; one whose words are the same as the one's before says nothing new and is left out."""
+    words = [(tick, along.form(tick)) for tick in along.ticks()]
+    return [one for one, before in zip(words, [(0.0, ""), *words], strict=False) if one[1] != before[1]]
 
 
 def _stairs(spots: Sequence[Spot], across: Axis, up: Axis) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge_runtime.compress.artifact import Artifact
     from edge_runtime.compress.candidates import Candidate
     from edge_runtime.compress.judging import Bench, Judged
     from edge_runtime.compress.run import Ready
@@ -68,7 +69,7 @@ def newcombe(both: int, first: int, second: int, neither: int) -> tuple[float, f
     one, other = (both + first) / count, (both + second) / count
     (low_1, high_1), (low_2, high_2) = wilson(both + first, count), wilson(both + second, count)
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
-    cross = both * neither - first * second
+    cross: float = both * neither - first * second
     if cross > 0:
         cross = max(cross - count / 2, 0)  # the continuity correction of method 10
     tie = cross / math.sqrt(margins) if margins else 0.0
@@ -183,7 +184,7 @@ def certainty(
 ) -> dict[str, Any]:
     """For the files that are written. `plain`: the search as the report has it; `test`: items looked at here alone."""
     names = {one["recipe"] for one in chosen}
-    files = {}
+    files: dict[tuple[str, str], Artifact] = {}
     for candidate, _ in tried:
         if candidate.name in names:
             artifact, _ = run_recipe(bench.ready.original, candidate.recipe, bench.context, keep=bench.job.keep)
@@ -248,7 +249,7 @@ def _warnings(found: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
     error = max((row["error_points"] for row in judged["rows"]), default=0.0)
     if allowed < 2 * error:
         made.append(
-            f"{judged['items']} items are few for a drop of {allowed:g} points: its standard error is {error:.2g} "
+            f"{judged['items']:,} items are few for a drop of {allowed:g} points: its standard error is {error:.2g} "
             f"points, one item is {judged['one_item']:.2g}"
         )
     if (said := cannot_bind(plain["slides"])) is not None:

@@ -34,15 +34,17 @@ def searched(search: Plain) -> str:
     note = (
         f"{search['judged']} candidates judged, for {search['device']}; {len(search['on_paper'])} were not made, as "
         f"they cannot fit. It ended because {search['ended']}. Less is better along both axes; what loses more than "
-        "the plot shows stands at its upper edge. Large dots miss nothing, and nothing else of that engine beats them "
-        "in both figures: the dashed line joins them. Whole lines are what is allowed."
+        "the plot shows stands at its upper edge. Green with a ring: in the bundle. Large dots miss nothing, and "
+        "nothing else of that engine beats them in both figures: the dashed line joins them. Small grey dots are "
+        "beaten, or miss something; chosen is by storage, memory, latency and score together, so that a file in the "
+        "bundle may be beaten in two of them. Whole lines are what is allowed. Memory is predicted to a MiB."
     )
     planes = []
     for engine in dict.fromkeys(one["engine"] for one in search["points"]):
         own = [one for one in search["points"] if one["engine"] == engine]
         for key, limit, title, form in (
             ("stored_bytes", "storage_bytes", "stored", _bytes),
-            ("ram_bytes", "ram_bytes", "memory, predicted", _bytes),
+            ("ram_mib", "ram_bytes", "memory, predicted", _mib),
             ("latency_ms", "latency_ms", "latency", format_ms),
         ):
             planes.append(_plane(own, engine, key, search["budget"][limit], title, form, search))
@@ -78,6 +80,10 @@ def _certainty(search: Plain) -> str:
     )
 
 
+def _mib(value: float) -> str:
+    return f"{value:,g} MiB"
+
+
 def _bytes(value: float) -> str:
     return format_bytes(int(value))
 
@@ -96,13 +102,15 @@ def _plane(
         return ""
     numbers = {id(one): number for number, one in enumerate(search["points"], 1)}
     xs = [float(one[key]) for one in known]
+    if key == "ram_mib" and allowed is not None:
+        allowed /= 2**20
     drawn = allowed if allowed is not None and allowed <= _FAR * max(xs) else None
-    along = axis([*xs, *([drawn] if drawn else [])], form, zero=False, binary=key != "latency_ms")
+    along = axis([*xs, *([drawn] if drawn else [])], form, zero=False, binary=key == "stored_bytes")
     up = _up(known, search["max_drop"])
     fine = [(float(one[key]), float(one["drop"])) for one in known]
     best = [stands and not one["misses"] for stands, one in zip(_standing(known, fine), known, strict=True)]
     spots = [
-        Spot(numbers[id(one)], x, y, 2 if one["chosen"] else 0, good, _said(one))
+        Spot(numbers[id(one)], x, y, 2 if one["chosen"] else 0, good, _said(one), one["chosen"])
         for one, (x, y), good in zip(known, fine, best, strict=True)
     ]
     picture = plots.plane(

@@ -161,8 +161,7 @@ def written(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         words += f" (95 %: {sure['interval'][0]:.2f} to {sure['interval'][1]:.2f})"
     if test := sure_of(plain, recipe, engine, "test"):
         words += f", on {plain['certainty']['test']['name']} {spread(test)}"
-    made = next((one for one in report["recipes"] if one["name"] == recipe), {"passes": []})
-    done = techniques(made["passes"])
+    done = next((techniques(one["passes"]) for one in report["recipes"] if one["name"] == recipe), "")
     return [", ".join(filter(None, (words, f"{format_bytes(point['ram_bytes'])} RAM", done, f"on {engine}")))]
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from edge_runtime.bench.plots import Spot, axis, plane
 from edge_runtime.budget import ESTIMATED, Cost, objections
+from edge_runtime.compress.candidates import FAMILIES
 from edge_runtime.compress.paper import Facts, Place
 from edge_runtime.compress.recipe import read_recipe
+from edge_runtime.compress.search_words import techniques, written
 from edge_runtime.profile import Budget, load_profile
 
 WEIGHTS = 10_000
@@ -37,3 +42,49 @@ def test_no_technique_that_is_tried_is_bounded_by_more_than_its_bits():
 def test_a_refusal_on_paper_says_that_its_figure_is_a_bound():
     (said,) = objections(least({"pass": "weights_int", "bits": 8}), Budget(1 << 30, 5 << 10))
     assert "needs 9.77 KiB (at least), the device allows" in said
+
+
+# ---------------------------------------------------------------- the page and the terminal
+
+
+def test_what_is_chosen_is_seen_whether_or_not_it_is_on_the_front():
+    spots = [Spot(n, float(n), float(n), 0, n == 1, f"spot {n}") for n in range(1, 19)]
+    spots[8] = Spot(9, 9.0, 9.0, 2, False, "the one chosen", chosen=True)
+    axes = [axis([float(n) for n in range(1, 19)], str) for _ in range(2)]
+    drawn = plane(spots, *axes, ("stored", "drop"))
+    (group,) = re.findall(r'<g class="([^"]*)"><title>the one chosen</title>(.*?)</g>', drawn)
+    assert group[0] == "spot" and 'class="ring"' in group[1] and 'class="c2"' in group[1] and ">9</text>" in group[1]
+    assert drawn.count('class="ring"') == 1 and "chosen: 9" in drawn and ">8</text>" not in drawn
+
+
+def test_an_axis_says_no_figure_twice():
+    def form(value: float) -> str:
+        return f"{value:.1f} MiB"
+
+    narrow = axis([36.30, 36.34], form, zero=False)
+    drawn = plane([Spot(1, 36.3, 0, 0, True, "a")], narrow, axis([0.0, 1.0], str), ("memory", "drop"))
+    assert len(narrow.ticks()) > 2 and drawn.count(">36.3 MiB<") == 1
+
+
+def test_a_line_of_the_terminal_says_what_was_asked_for_and_what_was_done():
+    row = {"recipe": "share5_coded", "engine": "litert"}
+    point = {"name": "share5_coded", "engine": "litert", "drop": 0.3, "ram_bytes": 53 << 20}
+    sure = {"name": "share5_coded", "engine": "litert", "drop": 0.3, "interval": [0.05, 0.62]}
+    fresh = sure | {"drop": 0.76, "interval": [0.4, 1.1]}
+    certain = {"judged": {"rows": [sure]}, "test": {"name": "fresh.npz", "rows": [fresh]}}
+    passes = [{"pass": "share_weights", "bits": 5}, {"pass": "code"}]
+    report = {"search": {"points": [point], "max_drop": 0.5, "certainty": certain}}
+    report["recipes"] = [{"name": "share5_coded", "passes": passes}]
+    assert written(report, row) == [
+        "drop 0.30 of 0.5 points (95 %: 0.05 to 0.62), on fresh.npz 0.76 (95 %: 0.40 to 1.10), 53 MiB RAM, "
+        "weights share 32 values, entropy-coded, on litert"
+    ]
+    assert written(report, {"recipe": "original", "engine": "litert"}) == []
+
+
+def test_every_technique_that_is_tried_has_words():
+    for family in FAMILIES:
+        for _, settings in family.ladder:
+            recipe = read_recipe({"name": "r", "passes": [{"pass": family.technique} | dict(settings)]}, "r.json")
+            words = techniques(recipe.to_json()["passes"])
+            assert words and words != family.technique.replace("_", " ") and "_" not in words
