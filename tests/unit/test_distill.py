@@ -1,9 +1,10 @@
-"""Distillation: losses are what the papers say, every kind of teacher is heard, and a student learns from one."""
+"""Distillation: losses are what the papers say, and a student learns from a teacher."""
 
 from __future__ import annotations
 
 import builtins
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,15 @@ from edge_runtime.compress.learn import deliver
 from edge_runtime.compress.learn.distill import Distillation, born_again, distill, learn_from_itself
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.likeness import answer_loss, attention_loss, feature_loss, label_loss
-from edge_runtime.compress.learn.loop import Fit, answers
-from edge_runtime.compress.learn.teachers import OnnxTeacher, Several, StoredTeacher, TorchTeacher, ask_once
+from edge_runtime.compress.learn.loop import answers
+from edge_runtime.compress.learn.teachers import Several, StoredTeacher, TorchTeacher
 from edge_runtime.errors import EngineError, InputError, UsageError
 from tests.conftest import ROOT
+from tests.unit.taught_nets import QUICK, Exact, lessons, student
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch", reason="torch is not installed")
-QUICK = Fit(epochs=12, batch=16, rate=0.03, decay=0.0, average=0.9)
 PAIRS = (("features.0", "features.0"), ("attention.0", "attention.0"))
-
-
-def lessons(labels: bool = True, **more: Any) -> Lessons:
-    """Which of three numbers is the largest."""
-    values = np.random.default_rng(3).normal(size=(96, 3)).astype(np.float32)
-    return Lessons({"x": values}, values.argmax(1).astype(np.int64) if labels else None, **more)
-
-
-class Exact(torch.nn.Module):
-    """Knows the answer: three times the numbers."""
-
-    def forward(self, x: Any) -> Any:
-        return 3 * x
-
-
-def student(outputs: int = 3, seed: int = 5) -> Any:
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, outputs))
 
 
 class Reader(torch.nn.Module):
@@ -117,88 +100,6 @@ def test_attention_is_compared_row_by_row_heads_averaged():
     assert float(attention_loss(ours, theirs, torch.tensor([[1, 0]]))) == pytest.approx(wanted, rel=1e-5)
 
 
-# ---------------------------------------------------------------- teachers
-
-
-def ask(teacher: Any, found: Lessons) -> Any:
-    index = torch.arange(found.count)
-    return teacher.bind(found, ())(found.take(index), index)["logits"]
-
-
-def test_an_onnx_file_teaches_as_the_module_does(tmp_path: Path):
-    net, found = student(seed=1).eval(), lessons()
-    path = tmp_path / "teacher.onnx"
-    path.write_bytes(deliver.artifact(net, found).content)
-    assert torch.allclose(ask(OnnxTeacher(path), found), ask(TorchTeacher(net), found), atol=1e-5)
-    softened = torch.nn.Sequential(net, torch.nn.Softmax(1))
-    made = OnnxTeacher(deliver.artifact(softened, found).content)
-    assert torch.allclose(
-        torch.softmax(ask(made, found), 1), torch.softmax(ask(TorchTeacher(net), found), 1), atol=1e-5
-    )
-
-
-def test_the_file_of_a_teacher_of_one_item_at_a_time_is_asked_so():
-    import onnx
-
-    net, found = student(seed=1).eval(), lessons()
-    proto = onnx.load_from_string(deliver.artifact(net, found).content)
-    for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    del proto.graph.value_info[:]
-    made = OnnxTeacher(proto.SerializeToString())
-    assert torch.allclose(ask(made, found), ask(TorchTeacher(net), found), atol=1e-5)
-
-
-def test_several_teachers_are_the_weighted_mean_of_their_probabilities():
-    first, second = np.log([[0.8, 0.2]]), np.log([[0.4, 0.6]])
-    found = Lessons({"x": np.zeros((1, 1), np.float32)})
-    teachers = tuple(StoredTeacher.of(one.astype(np.float32)) for one in (first, second))
-    said = torch.softmax(ask(Several(teachers, (3, 1)), found), 1)
-    assert np.allclose(said.numpy(), [[0.7, 0.3]])
-    with pytest.raises(UsageError, match="2 teachers and weights"):
-        Several(teachers, (1,))
-
-
-def test_answers_are_computed_once_and_found_again(tmp_path: Path):
-    net, found = student(seed=1), lessons()
-    asked: list[int] = []
-    net.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
-    first = ask_once(TorchTeacher(net), found, folder=tmp_path, batch=16)
-    assert sum(asked) == 16 + found.count
-    again = ask_once(TorchTeacher(net), found, folder=tmp_path, batch=16)
-    assert np.array_equal(first.parts["logits"], again.parts["logits"])
-    assert sum(asked) == 16 + found.count + 16  # the first batch tells whether it is the same teacher
-
-
-def test_answers_of_another_teacher_are_not_taken(tmp_path: Path):
-    """The same weights, with another function between them, or another view of the items."""
-    net, found = student(seed=1), lessons()
-    other = torch.nn.Sequential(net[0], torch.nn.Tanh(), net[2])
-    file = deliver.artifact(net, found).content
-    shown = [
-        TorchTeacher(net), TorchTeacher(other), TorchTeacher(net, lambda inputs: (inputs[0] * 2,)),
-        OnnxTeacher(file), OnnxTeacher(file, change=lambda inputs: (inputs[0] * 2,)),
-    ]  # fmt: skip
-    for one in shown:
-        kept = ask_once(one, found, folder=tmp_path).parts["logits"]
-        assert np.array_equal(kept, ask_once(one, found).parts["logits"])
-    assert len(list(tmp_path.iterdir())) == len(shown)
-
-
-def test_a_varied_item_is_shown_to_the_teacher_as_to_the_student():
-    seen: list[float] = []
-
-    def watched(x: Any) -> Any:
-        seen.append(float(x.abs().max()))
-        return 3 * x
-
-    teacher = Exact()
-    teacher.forward = watched  # type: ignore[method-assign]
-    found = lessons(prepare=lambda parts, dice: parts if dice is None else (parts[0] * 100,))
-    distill(student(), teacher, found, how=QUICK, steps=2)
-    assert len(seen) == 3 and min(seen[1:]) > 50  # the check, and two batches
-
-
 # ---------------------------------------------------------------- learning
 
 
@@ -260,8 +161,34 @@ def test_generations_are_networks_of_their_own():
 def test_a_network_teaches_itself_and_stays():
     found, net = lessons(), student()
     before = answers(net, found)
+    net.train()
     made = learn_from_itself(net, found, how=QUICK, steps=20)
+    assert net.training and made is not net
     assert np.array_equal(before, answers(net, found)) and not np.array_equal(before, answers(made, found))
+
+
+@pytest.mark.parametrize("teach", [distill, lambda net, _, found, **more: learn_from_itself(net, found, **more)])
+def test_the_callers_random_numbers_and_threads_stay(teach: Any):
+    seen: list[int] = []
+    teacher = Exact()
+    teacher.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    net, threads = student(), torch.get_num_threads()
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    teach(net, teacher, lessons(), how=replace(QUICK, threads=3), steps=2)
+    assert torch.equal(torch.rand(3), wanted) and set(seen) <= {3} and torch.get_num_threads() == threads
+
+
+def test_a_student_is_not_its_own_teacher():
+    net = student()
+    shared = torch.nn.Sequential(net[0], torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    for teacher in (net, TorchTeacher(net), Several((TorchTeacher(Exact()), TorchTeacher(net))), shared):
+        with pytest.raises(UsageError, match="wanted two networks"):
+            distill(net, teacher, lessons(), how=QUICK)
+    for one in net[0].parameters():  # what both have and none is taught
+        one.requires_grad_(False)
+    distill(net, shared, lessons(), how=QUICK, steps=1)
 
 
 def test_what_was_taught_is_judged_on_both_engines():
@@ -339,17 +266,6 @@ def test_parts_that_cannot_be_compared_are_refused():
     with pytest.raises(InputError, match="student Sequential: layers are to be imitated"):
         distill(student(), StoredTeacher({"logits": np.zeros((96, 3), np.float32), "features.0": np.zeros((96, 3))}),
                 lessons(), Distillation(features=1.0, layers=PAIRS[:1]), QUICK)  # fmt: skip
-
-
-def test_a_teacher_with_other_input_names_is_told_how_to_be_renamed():
-    found = lessons()
-    made = OnnxTeacher(deliver.artifact(student(), found).content)
-    other = Lessons({"numbers": found.inputs["x"]})
-    with pytest.raises(InputError, match="its inputs are x, the lessons' numbers") as caught:
-        distill(student(), made, other, how=QUICK)
-    assert caught.value.hint == "OnnxTeacher(..., rename={'x': 'numbers'})"
-    renamed = OnnxTeacher(made.model, rename={"x": "numbers"})
-    assert torch.allclose(ask(renamed, other), ask(made, found))
 
 
 @pytest.mark.parametrize(

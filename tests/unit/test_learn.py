@@ -117,6 +117,24 @@ def test_a_checkpoint_is_no_change_of_course(tmp_path: Path):
     assert np.array_equal(weights(made[0]), weights(made[1]))
 
 
+def test_the_callers_random_numbers_and_threads_stay_the_callers():
+    import torch
+
+    found, drawn, threads = lessons(), [], torch.get_num_threads()
+    seen: list[int] = []
+    watched = net()
+    watched.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        wanted = torch.rand(1)
+        torch.manual_seed(seed)
+        fit(watched, found, cross_entropy(found), replace(QUICK, threads=2), steps=2)
+        drawn.append(torch.rand(1))
+        assert drawn[-1] == wanted
+    answers(watched, found, threads=3)
+    assert drawn[0] != drawn[1] and seen == [2, 2, 2, 2, 3] and torch.get_num_threads() == threads
+
+
 def test_items_are_shown_as_often_as_asked_and_varied_only_when_taught():
     import torch
 

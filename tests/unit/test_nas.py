@@ -207,7 +207,9 @@ def test_sieve_and_proxies_tell_a_larger_net():
         torch.manual_seed(1)
         flows.append(synaptic_flow(one.build(), one.example()))
     assert flows[1] > flows[0]
+    before = torch.get_rng_state()
     assert untrained(large, lessons(), 1) > untrained(small, lessons(), 1)
+    assert torch.equal(torch.get_rng_state(), before)
     found = search_architecture(SPACE, lessons(), lessons(), small_device(), replace(SHORT, sieve=3))
     assert found.judged[0] == 6
 

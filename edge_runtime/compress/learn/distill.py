@@ -29,8 +29,8 @@ from edge_runtime.compress.learn.likeness import (
     feature_loss,
     label_loss,
 )
-from edge_runtime.compress.learn.loop import Fit, Hook, Loss, check_logits, cross_entropy, fit
-from edge_runtime.compress.learn.teachers import LOGITS, Teacher, TorchTeacher, ask_once, widened
+from edge_runtime.compress.learn.loop import Fit, Hook, Loss, check_logits, cross_entropy, fit, own_state
+from edge_runtime.compress.learn.teachers import LOGITS, Teacher, TorchTeacher, ask_once, modules_of, widened
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.errors import InputError, UsageError
 
@@ -97,6 +97,7 @@ def distill(
     steps: int | None = None,
     before: Hook | None = None,
     after: Hook | None = None,
+    gradients: Hook | None = None,
     notice: Callable[[str], None] | None = None,
     keep: Path | None = None,
 ) -> Any:
@@ -109,28 +110,49 @@ def distill(
     without PyTorch.
     """
     torch = need_torch()
-    tag = str(replace(settings, folder=None))
+    named = TorchTeacher(teacher) if isinstance(teacher, torch.nn.Module) else teacher
+    tag = str(replace(settings, folder=None)) + (f" {named.digest()}" if named and keep else "")
+    with own_state(how.seed, how.threads):
+        loss, more = _to_learn(student, named, lessons, settings, how)
+        hooks: dict[str, Any] = {"before": before, "after": after, "gradients": gradients, "notice": notice}
+        taught = [*student.parameters(), *more]
+        return fit(student, lessons, loss, how, steps=steps, parameters=taught, keep=keep, tag=tag, **hooks)
+
+
+def _to_learn(
+    student: nn.Module, teacher: Teacher | None, lessons: Lessons, settings: Distillation, how: Fit
+) -> tuple[Loss, list[Any]]:
+    """The loss, and its own parameters."""
     if teacher is None:
         if lessons.labels is None:
             raise InputError("found neither a teacher nor labels, wanted one of them to learn from")
-        loss, taught = cross_entropy(lessons, settings.smoothing), list(student.parameters())
-    else:
-        named = TorchTeacher(teacher) if isinstance(teacher, torch.nn.Module) else teacher
-        ask = _asked(named, lessons, settings)
-        torch.manual_seed(how.seed)
-        projections = _check(student, ask, lessons, settings)
-        loss = distillation_loss(ask, lessons, settings, projections)
-        taught = [*student.parameters(), *(one for net in projections.values() for one in net.parameters())]
-        tag += f" {named.digest()}" if keep else ""
-    more: dict[str, Any] = {"before": before, "after": after, "notice": notice, "keep": keep, "tag": tag}
-    return fit(student, lessons, loss, how, steps=steps, parameters=taught, **more)
+        return cross_entropy(lessons, settings.smoothing), []
+    _apart(student, teacher)
+    ask = _asked(teacher, lessons, settings, how.threads)
+    need_torch().manual_seed(how.seed)  # projections are drawn alike, whatever a teacher drew
+    projections = _check(student, ask, lessons, settings)
+    loss = distillation_loss(ask, lessons, settings, projections)
+    return loss, [one for net in projections.values() for one in net.parameters()]
 
 
-def _asked(teacher: Teacher, lessons: Lessons, settings: Distillation) -> Ask:
+def _apart(student: nn.Module, teacher: Teacher) -> None:
+    """Raises UsageError where the teacher would change while it teaches, or the student's mode with it."""
+    theirs = list(modules_of(teacher))
+    held = {id(one) for net in theirs for one in net.parameters()}
+    if any(one is student for one in theirs) or any(
+        id(one) in held for one in student.parameters() if one.requires_grad
+    ):
+        raise UsageError(
+            "found a student that has weights of its teacher in common, wanted two networks",
+            hint="learn_from_itself(net, lessons), or distill(copy.deepcopy(net), net, lessons)",
+        )
+
+
+def _asked(teacher: Teacher, lessons: Lessons, settings: Distillation, threads: int) -> Ask:
     names = tuple(dict.fromkeys(theirs for _, theirs in settings.layers))
     once = lessons.prepare is None if settings.once is None else settings.once
     if once:
-        teacher = ask_once(teacher, lessons, names, settings.folder)
+        teacher = ask_once(teacher, lessons, names, settings.folder, threads=threads)
     return teacher.bind(lessons, names)
 
 
@@ -229,15 +251,15 @@ def born_again(
     `make(generation)` gives a fresh network; each generation has a seed of its own. All of them as one teacher,
     `Several(tuple(TorchTeacher(one) for one in nets))`, are better than any (Furlanello and others, 2018).
     """
-    torch = need_torch()
     if generations < 1:
         raise UsageError(f"found {generations} generations, wanted 1 or more")
     found: list[Any] = [] if first is None else [first]
     for generation in range(len(found), generations):
         seeded = replace(how, seed=how.seed + generation)
-        torch.manual_seed(seeded.seed)
         teacher = found[-1] if found else None
-        found.append(distill(make(generation), teacher, lessons, settings, seeded, steps=steps, notice=notice))
+        with own_state(seeded.seed, how.threads):
+            student = make(generation)
+        found.append(distill(student, teacher, lessons, settings, seeded, steps=steps, notice=notice))
         if notice:
             notice(f"generation {generation + 1} of {generations} is taught")
     return found
@@ -253,5 +275,5 @@ def learn_from_itself(
     notice: Callable[[str], None] | None = None,
 ) -> Any:
     """A trained network taught on, towards what it says now at several temperatures at once; the one given stays."""
-    student = copy.deepcopy(net)
-    return distill(student, TorchTeacher(net), lessons, settings, how, steps=steps, notice=notice)
+    student, teacher = copy.deepcopy(net), TorchTeacher(copy.deepcopy(net))
+    return distill(student, teacher, lessons, settings, how, steps=steps, notice=notice)

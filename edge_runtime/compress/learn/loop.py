@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from edge_runtime.compress.learn import checkpoint
 from edge_runtime.compress.learn.lessons import Lessons
-from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.compress.torch_graph import need_torch, single_thread
 from edge_runtime.errors import InputError, UsageError
 
 Loss = Callable[[Any, tuple[Any, ...], Any], Any]
@@ -86,13 +87,17 @@ def fit(
     Raises UsageError where a checkpoint is of other settings, lessons, weights or losses; InputError where the loss is
     no longer finite.
     """
-    torch = need_torch()
-    before_threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
+    with own_state(settings.seed, settings.threads):
         return _Run(net, lessons, loss, settings, steps, parameters, keep, tag).go(before, gradients, after, notice)
-    finally:
-        torch.set_num_threads(before_threads)
+
+
+@contextmanager
+def own_state(seed: int, threads: int = 1) -> Iterator[None]:
+    """PyTorch's random numbers begin at `seed` and its threads are `threads` inside; after it the caller's go on."""
+    torch = need_torch()
+    with torch.random.fork_rng(devices=[]), single_thread(torch, threads):
+        torch.manual_seed(seed)
+        yield
 
 
 class _Run:
@@ -108,7 +113,6 @@ class _Run:
         tag: str,
     ) -> None:
         torch = need_torch()
-        torch.manual_seed(settings.seed)
         self.net, self.lessons, self.loss, self.settings, self.keep = net, lessons, loss, settings, keep
         self.dice = torch.Generator().manual_seed(settings.seed)
         each = lessons.steps(settings.batch)
@@ -268,12 +272,12 @@ def check_logits(logits: Any, largest: int | None, who: str = "network") -> None
         )
 
 
-def answers(net: Any, lessons: Lessons, batch: int = 256) -> npt.NDArray[np.float32]:
-    """float32 (N, ...) of every item, unvaried, with the network in evaluation mode."""
+def answers(net: Any, lessons: Lessons, batch: int = 256, threads: int = 1) -> npt.NDArray[np.float32]:
+    """float32 (N, ...) of every item, unvaried, with the network in evaluation mode, by `threads` of PyTorch."""
     torch = need_torch()
     was = net.training
     net.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), single_thread(torch, threads):
         found = [net(*inputs).numpy() for _, inputs in lessons.batches(batch)]
     net.train(was)
     return np.concatenate(found).astype(np.float32, copy=False)

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.loop import own_state
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.errors import UsageError
 
@@ -60,5 +61,5 @@ def pattern_overlap(net: Any, inputs: tuple[Any, ...]) -> float:
 def untrained(builder: Any, lessons: Lessons, seed: int, items: int = 32) -> float:
     """Overlap of patterns on some items, of a net with weights drawn by the seed."""
     torch = need_torch()
-    torch.manual_seed(seed)
-    return pattern_overlap(builder.build(), lessons.take(torch.arange(min(items, lessons.count))))
+    with own_state(seed):
+        return pattern_overlap(builder.build(), lessons.take(torch.arange(min(items, lessons.count))))

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from edge_runtime.compress.learn.blocks import same_padding
 from edge_runtime.compress.learn.builders import Separable
-from edge_runtime.compress.learn.loop import Fit, answers, fit
+from edge_runtime.compress.learn.loop import Fit, answers, fit, own_state
 from edge_runtime.compress.learn.space import Space, from_plain
 from edge_runtime.compress.learn.trial import School, judged
 from edge_runtime.digest import sha256
@@ -158,8 +158,8 @@ def teach(
 ) -> Shared:
     """Teach a supernet; `middle`: architectures drawn at random for each batch, beside the largest and the smallest.
     `more` goes to loop.fit: notice, keep."""
-    torch.manual_seed(settings.seed)
-    net = SuperNet(space)
+    with own_state(settings.seed, settings.threads):
+        net = SuperNet(space)
     least, counts = extreme(space, min), [len(values) for values in space.choices.values()]
     labels = torch.from_numpy(np.asarray(school.lessons.labels).astype(np.int64))
 

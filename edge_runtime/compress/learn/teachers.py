@@ -6,12 +6,12 @@ A teacher gives parts of an item by name: "logits" always, and what else a stude
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.compress.torch_graph import need_torch, single_thread
 from edge_runtime.digest import sha256
 from edge_runtime.errors import InputError, UsageError
 
@@ -222,6 +222,15 @@ class Several:
         return sha256(repr((parts, self.weights)).encode()).hexdigest()
 
 
+def modules_of(teacher: Teacher) -> Iterator[nn.Module]:
+    """The PyTorch modules that it asks."""
+    if isinstance(teacher, TorchTeacher):
+        yield teacher.module
+    elif isinstance(teacher, Several):
+        for one in teacher.teachers:
+            yield from modules_of(one)
+
+
 def widened(logits: Tensor) -> Tensor:
     """A single number a item is the logit of class 1: the same probabilities as two logits, 0 and it."""
     torch = need_torch()
@@ -256,18 +265,31 @@ def _wanted(found: dict[str, Any], names: Sequence[str], who: str) -> dict[str, 
 
 
 def ask_once(
-    teacher: Teacher, lessons: Lessons, names: Sequence[str] = (), folder: Path | None = None, batch: int = 64
+    teacher: Teacher,
+    lessons: Lessons,
+    names: Sequence[str] = (),
+    folder: Path | None = None,
+    batch: int = 64,
+    threads: int = 1,
 ) -> StoredTeacher:
     """The teacher's answers to every item as it is, without augmentation; parts other than logits in float16.
 
     `folder` keeps them as .npy files under a name made of the teacher's digest, its answers to the first batch, and the
     items': found again next time. A part whose size changes from batch to batch is filled up with zeros to the largest:
     where a batch is cut to its longest text, lessons in the order of length cost the teacher least.
+    `threads`: PyTorch's.
     """
-    import numpy as np
-
     if isinstance(teacher, StoredTeacher):
         return teacher
+    with single_thread(need_torch(), threads):
+        return _computed(teacher, lessons, names, folder, batch)
+
+
+def _computed(
+    teacher: Teacher, lessons: Lessons, names: Sequence[str], folder: Path | None, batch: int
+) -> StoredTeacher:
+    import numpy as np
+
     ask = teacher.bind(lessons, names)
     place = None
     if folder is not None:

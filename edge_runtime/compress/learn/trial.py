@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.compress.learn.lessons import Lessons
-from edge_runtime.compress.learn.loop import Fit, answers, cross_entropy, fit
+from edge_runtime.compress.learn.loop import Fit, answers, cross_entropy, fit, own_state
 from edge_runtime.compress.learn.space import from_plain
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.digest import sha256
@@ -87,8 +87,8 @@ def train(school: School, trial: Mapping[str, Any]) -> Any:
     """The candidate's network after its rung."""
     torch = need_torch()
     rung = Rung(**trial["rung"])
-    torch.manual_seed(trial["seed"])
-    net = from_plain(trial["architecture"]).build().to(memory_format=torch.channels_last)
+    with own_state(trial["seed"], school.fit.threads):
+        net = from_plain(trial["architecture"]).build().to(memory_format=torch.channels_last)
     lessons = shrunk(school.lessons, rung.shrink)
     settings = replace(school.fit, epochs=rung.epochs, seed=trial["seed"])
     return fit(net, lessons, cross_entropy(lessons, school.smoothing), settings, steps=rung.steps)
