@@ -99,6 +99,10 @@ def test_it_ends_with_the_class_of_the_first_answer_unless_more_is_asked_for(wor
     made.clear()
     none = search(job(work), goal(minutes=0.0), families=some("share"))
     assert made == ["as_is"] and "0 minutes were over" in none.search["ended"]
+    search(job(work, steps=work / "s"), goal(), families=some("share"))
+    made.clear()
+    again = search(job(work, steps=work / "s"), goal(minutes=0.0, drop=4), families=some("share", "half"))
+    assert not made and again.search["taken_up"] > 1 and "0 minutes" in again.search["ended"], "what is known is free"
 
 
 def test_an_interrupted_search_goes_on_without_doing_anything_twice(work, made, monkeypatch):
