@@ -13,7 +13,8 @@ other is not. Intervals of 95 %:
 All take items for independent: of several cells of one person the true interval is wider. None knows that the files
 were chosen because they did well on these very items: only items that took no part in the choice (`--test`) do.
 
-report["search"]["certainty"] is {"judged", "test": null or as `judged`, "candidates": files among which was chosen,
+report["search"]["certainty"] is {"judged", "test": null or as `judged` with "seen": how many
+are among the items of another option, "candidates": files among which was chosen,
 "warnings"}; of items {"name", "items", "one_item": points, "rows": [{"name", "recipe", "engine", "drop", "interval":
 [low, high] points or null, "method", "better", "worse": decided right (or as the original) by one only, "score",
 "original", "error_points": standard error of the drop, "broken": rules of slides}]}.
@@ -157,8 +158,8 @@ def test_items(path: Path | None, ready: Ready) -> Samples | None:
         return None
     inputs, outputs = specs(ready.original)
     found = load_samples(path, inputs, ready.about)
-    for option, other in (("--judge", ready.judged), ("--calibrate", ready.samples), ("--train", ready.lessons)):
-        if other is not None and other.count == found.count and other.digest() == found.digest():
+    for option, count in _seen(found, ready).items():
+        if count == found.count:
             raise UsageError(
                 f"found the same items for --test and {option}, wanted others: a test is of items that nothing was "
                 "made from or chosen by",
@@ -169,6 +170,12 @@ def test_items(path: Path | None, ready: Ready) -> Samples | None:
     if found.labels is not None and outputs[0].shape:
         check_labels(found.labels, outputs[0].shape[-1], found.name)
     return found
+
+
+def _seen(test: Samples, ready: Ready) -> dict[str, int]:
+    """How many of the items are also among those of each option."""
+    others = {"--judge": ready.judged, "--calibrate": ready.samples, "--train": ready.lessons}
+    return {option: test.shared(one) for option, one in others.items() if one is not None}
 
 
 # ---------------------------------------------------------------- of a search
@@ -211,7 +218,7 @@ def certainty(
 
     found = {
         "judged": on(bench.judged),
-        "test": None if test is None else on(test),
+        "test": None if test is None else on(test) | {"seen": _seen(test, bench.ready)},
         "candidates": len(plain["points"]),
     }
     return found | {"warnings": _warnings(found, plain)}
@@ -254,6 +261,9 @@ def _warnings(found: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
         )
     if (said := cannot_bind(plain["slides"])) is not None:
         made.append(said)
+    for option, count in test["seen"].items() if test else ():
+        if count:
+            made.append(f"{count} of the {test['items']:,} items of {test['name']} are among those of {option} too")
     for row in test["rows"] if test else ():
         who = f"{row['name']} on {row['engine']}"
         if row["drop"] > allowed + 1e-9:

@@ -139,10 +139,14 @@ def test_few_items_are_said_to_be_few_and_a_test_that_fails_is_said(work, capsys
         np.savez("one.npz", x=found["x"][:1], labels=found["labels"][:1])
     with np.load("test.npz") as found:
         np.savez("turned.npz", x=found["x"], labels=found["labels"])
+    with np.load("one.npz") as one, np.load("turned.npz") as found:
+        both = {key: np.concatenate([found[key][1:], one[key]]) for key in ("x", "labels")}
+    np.savez("turned.npz", **both)
     words = ["--device", "raspberry-pi-5", "--max-drop", "0", "--judge", "one.npz", "--test", "turned.npz"]
     assert run(*words) == 0
     said = capsys.readouterr().out
     assert "mind: 1 items are few for a drop of 0 points: its standard error is 1e+02 points" in said
+    assert "mind: 1 of the 200 items of turned.npz are among those of --judge too" in said
     assert "points on the 200 items of turned.npz, more than the 0 allowed" in said
 
 
