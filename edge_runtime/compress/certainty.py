@@ -10,8 +10,9 @@ other is not. Intervals of 95 %:
     other scores     percentiles of 2,000 draws of the items with replacement, with both nets' answers (B. Efron, 1979);
                      none where all decisions are the same: then such draws say nothing
 
-All take items for independent: of several cells of one person the true interval is wider. None knows that the files
-were chosen because they did well on these very items: only items that took no part in the choice (`--test`) do.
+Where items say whose cells they are, people are drawn and not cells, which are alike within a person: of fewer than
+about 20 people even that is too narrow. Other items are taken for independent. No interval knows that the files were
+chosen because they did well on these very items: only items that took no part in the choice (`--test`) do.
 
 report["search"]["certainty"] is {"judged", "test": null or as `judged` with "seen": how many
 are among the items of another option, "candidates": files among which was chosen,
@@ -82,14 +83,24 @@ def newcombe(both: int, first: int, second: int, neither: int) -> tuple[float, f
     return gap - side(one - low_1, high_2 - other), gap + side(high_1 - one, other - low_2)
 
 
-def drawn(before: Decided, after: Decided, labels: Decided, score: str, classes: int) -> tuple[float, float] | None:
-    """Percentiles of the loss of a score; None where nothing is decided otherwise."""
+def drawn(
+    before: Decided, after: Decided, labels: Decided, score: str, classes: int, person: Any = None
+) -> tuple[float, float] | None:
+    """Percentiles of the loss of a score, of items or (`person`: whose each is) of people drawn with replacement; None
+    where nothing is decided otherwise."""
     import numpy as np
 
     if (before == after).all():
         return None
-    kinds, counts = np.unique(np.stack([labels, before, after]), axis=1, return_counts=True)
-    draws = np.random.default_rng(1).multinomial(len(labels), counts / len(labels), size=_DRAWS)
+    kinds, which = np.unique(np.stack([labels, before, after]), axis=1, return_inverse=True)
+    which, dice = which.reshape(-1), np.random.default_rng(1)
+    if person is None:
+        draws = dice.multinomial(len(labels), np.bincount(which) / len(labels), size=_DRAWS)
+    else:
+        names, whose = np.unique(person, return_inverse=True)
+        held = np.zeros((len(names), kinds.shape[1]), np.int64)
+        np.add.at(held, (whose, which), 1)
+        draws = dice.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_DRAWS) @ held
     lost = _of_draws(draws, kinds[0], kinds[1], score, classes) - _of_draws(draws, kinds[0], kinds[2], score, classes)
     low, high = np.quantile(lost, (0.025, 0.975))
     return float(low), float(high)
@@ -99,6 +110,8 @@ def _of_draws(draws: NDArray[np.int64], labels: Decided, found: Decided, score: 
     """As scores.scores, for each draw: of class 1 of two, else the mean over the classes that there are."""
     import numpy as np
 
+    if score == "accuracy":
+        return draws[:, found == labels].sum(1) / np.maximum(1, draws.sum(1))
     parts = []
     for one in [1] if classes == 2 else np.unique(labels):
         hit = draws[:, (found == one) & (labels == one)].sum(1)
@@ -109,7 +122,9 @@ def _of_draws(draws: NDArray[np.int64], labels: Decided, found: Decided, score: 
     return np.mean(parts, axis=0)
 
 
-def paired(before: Decided, after: Decided, labels: Decided | None, score: str, classes: int) -> dict[str, Any]:
+def paired(
+    before: Decided, after: Decided, labels: Decided | None, score: str, classes: int, person: Any = None
+) -> dict[str, Any]:
     """`interval` in points, `method`, `better`, `worse`, `error_points` of what `after` loses. Decisions (N,), or
     (N, K) where an item has several and there are no labels."""
     count = before.size
@@ -122,12 +137,12 @@ def paired(before: Decided, after: Decided, labels: Decided | None, score: str, 
         right, now = before == labels, after == labels
         worse, better = int((right & ~now).sum()), int((now & ~right).sum())
         both = int((right & now).sum())
-        if score == "accuracy":
+        made = None if score == "accuracy" and person is None else drawn(before, after, labels, score, classes, person)
+        if score == "accuracy" and made is None:
             interval = newcombe(both, worse, better, count - both - worse - better)
             method = "Newcombe's score interval for paired proportions"
         else:
-            made = drawn(before, after, labels, score, classes)
-            method = f"{_DRAWS:,} draws of the items"
+            method = f"{_DRAWS:,} draws of {'the items' if person is None else 'people'}"
             low_high = None if made is None else [100 * one for one in made]
             error = None if made is None else 100 * (made[1] - made[0]) / (2 * _Z)
             return _row(low_high, method, better, worse, error or 100 / count)
@@ -239,7 +254,7 @@ def _judge(
     old, new = scores(before, labels, cut)[score], scores(after, labels, cut)[score]
     classes = check_labels(labels, next(iter(after.values())).shape[-1], samples.name)
     row = {"drop": round(100 * (old - new), 6), "score": new, "original": old}
-    return row | paired(was[:, 0], now[:, 0], labels, score, classes)
+    return row | paired(was[:, 0], now[:, 0], labels, score, classes, samples.person)
 
 
 def _slide(output: Mapping[str, Any], samples: Samples, ready: Ready) -> tuple[dict[str, Any], float] | None:
@@ -268,7 +283,7 @@ def _warnings(found: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
         who = f"{row['name']} on {row['engine']}"
         if row["drop"] > allowed + 1e-9:
             made.append(
-                f"{who} loses {row['drop']:.2f} points on the {test['items']} items of {test['name']}, more than the "
+                f"{who} loses {row['drop']:.2f} points on the {test['items']:,} items of {test['name']}, more than the "
                 f"{allowed:g} allowed"
             )
         made += [f"{who}, on {test['name']}: {one}" for one in row["broken"]]

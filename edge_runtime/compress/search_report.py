@@ -73,7 +73,7 @@ def _certainty(search: Plain) -> str:
     listed = "".join(f"<li>{escape(one.removeprefix('mind: '), 600)}</li>" for one in warned)
     warned_of = f'<div class="warnings"><ul>{listed}</ul></div>' if listed else ""
     note = f"{first[0].upper()}{first[1:]}. Drops in points of {search['score']}, with intervals of 95 %: "
-    note += f"{'; '.join(methods)}; of items that are independent of each other."
+    note += f"{'; '.join(methods)}. Nothing in them knows of the choice."
     return (
         f'<h3>How sure the drop is</h3>{warned_of}<p class="note">{escape(note, 900)}</p><div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

@@ -64,6 +64,18 @@ def test_draws_of_the_items_give_the_score_that_is_reported():
     assert low < high and certainty.drawn(found, found, labels, "f1", 4) is None
 
 
+def test_cells_of_one_person_are_no_independent_items():
+    dice = np.random.default_rng(2)
+    person = np.repeat(np.arange(30), 40)
+    before = labels = dice.integers(0, 2, 1200)
+    after = np.where(person < 3, 1 - labels, labels)  # all of three people's cells are lost
+    alone = certainty.paired(before, after, labels, "accuracy", 2)
+    people = certainty.paired(before, after, labels, "accuracy", 2, person)
+    assert people["interval"][0] < 10 < people["interval"][1] and people["method"] == "2,000 draws of people"
+    assert np.diff(people["interval"]) > 4 * np.diff(alone["interval"])
+    assert people["error_points"] == pytest.approx(5.5, abs=1)  # sqrt(0.1 * 0.9 / 30)
+
+
 def test_a_rule_of_few_false_positives_is_said_not_to_bind():
     def slides(was: int) -> dict[str, object]:
         return {"original": {"false_positives": was, "healthy_cells": 50}, "false_positives": 1.25}
