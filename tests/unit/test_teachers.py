@@ -58,6 +58,17 @@ def test_several_teachers_are_the_weighted_mean_of_their_probabilities():
         Several(teachers, (1,))
 
 
+def test_a_module_may_stand_among_several_teachers():
+    found, net = lessons(), student(seed=1)
+    made = Several((OnnxTeacher(deliver.artifact(net, found).content), net))
+    assert torch.allclose(
+        torch.softmax(ask(made, found), 1), torch.softmax(ask(TorchTeacher(net), found), 1), atol=1e-5
+    )
+    assert made.digest() != Several((TorchTeacher(student(seed=2)), net)).digest()
+    with pytest.raises(UsageError, match="found a teacher of type str, wanted a PyTorch module or a teacher"):
+        Several(("large.onnx", net))
+
+
 def test_answers_are_computed_once_and_found_again(tmp_path: Path):
     net, found = student(seed=1), lessons()
     asked: list[int] = []

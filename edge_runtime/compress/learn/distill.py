@@ -30,7 +30,7 @@ from edge_runtime.compress.learn.likeness import (
     label_loss,
 )
 from edge_runtime.compress.learn.loop import Fit, Hook, Loss, check_logits, cross_entropy, fit, own_state
-from edge_runtime.compress.learn.teachers import LOGITS, Teacher, TorchTeacher, ask_once, modules_of, widened
+from edge_runtime.compress.learn.teachers import LOGITS, Teacher, TorchTeacher, ask_once, modules_of, named, widened
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.errors import InputError, UsageError
 
@@ -109,11 +109,11 @@ def distill(
     Raises InputError: neither labels nor a teacher; parts that are missing or that cannot be compared. EngineError
     without PyTorch.
     """
-    torch = need_torch()
-    named = TorchTeacher(teacher) if isinstance(teacher, torch.nn.Module) else teacher
-    tag = str(replace(settings, folder=None)) + (f" {named.digest()}" if named and keep else "")
+    need_torch()
+    asked = None if teacher is None else named(teacher)
+    tag = str(replace(settings, folder=None)) + (f" {asked.digest()}" if asked and keep else "")
     with own_state(how.seed, how.threads):
-        loss, more = _to_learn(student, named, lessons, settings, how)
+        loss, more = _to_learn(student, asked, lessons, settings, how)
         hooks: dict[str, Any] = {"before": before, "after": after, "gradients": gradients, "notice": notice}
         taught = [*student.parameters(), *more]
         return fit(student, lessons, loss, how, steps=steps, parameters=taught, keep=keep, tag=tag, **hooks)

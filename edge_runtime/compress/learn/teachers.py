@@ -189,9 +189,10 @@ class StoredTeacher:
 @dataclass(frozen=True)
 class Several:
     """Some teachers as one: the logits are the logarithm of the weighted mean of their probabilities, so that with
-    temperature 1 the student's target is that mean. Other parts are the first teacher's."""
+    temperature 1 the student's target is that mean. Other parts are the first teacher's. A module among
+    them is a TorchTeacher."""
 
-    teachers: tuple[Teacher, ...]
+    teachers: tuple[Teacher | nn.Module, ...]
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -201,10 +202,11 @@ class Several:
                 f"found {len(self.teachers)} teachers and weights {list(self.weights)}, wanted a weight for each"
             )
         object.__setattr__(self, "weights", tuple(one / sum(weights) for one in weights))
+        object.__setattr__(self, "teachers", tuple(named(one) for one in self.teachers))
 
     def bind(self, lessons: Lessons, names: Sequence[str]) -> Ask:
         torch = need_torch()
-        asks = [one.bind(lessons, names if place == 0 else ()) for place, one in enumerate(self.teachers)]
+        asks: list[Ask] = [one.bind(lessons, names if place == 0 else ()) for place, one in enumerate(self.teachers)]
 
         def ask(inputs: tuple[Tensor, ...], index: Tensor) -> Parts:
             found = [one(inputs, index) for one in asks]
@@ -220,6 +222,19 @@ class Several:
     def digest(self) -> str:
         parts = [one.digest() for one in self.teachers]
         return sha256(repr((parts, self.weights)).encode()).hexdigest()
+
+
+def named(teacher: Any) -> Teacher:
+    """A bare module is a TorchTeacher. Raises UsageError for what is no teacher."""
+    if isinstance(teacher, need_torch().nn.Module):
+        return TorchTeacher(teacher)
+    if not all(callable(getattr(teacher, name, None)) for name in ("bind", "digest")):
+        raise UsageError(
+            f"found a teacher of type {type(teacher).__name__}, wanted a PyTorch module or a teacher",
+            hint="OnnxTeacher(path) for a file, StoredTeacher.of(logits) for answers",
+        )
+    found: Teacher = teacher
+    return found
 
 
 def modules_of(teacher: Teacher) -> Iterator[nn.Module]:
