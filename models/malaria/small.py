@@ -87,23 +87,31 @@ class Student:
     seed: int = 1
 
 
-def loss_of(views: Views, infected: npt.NDArray[np.bool_], teacher: Floats | None, settings: Student) -> Loss:
-    """`teacher`: logits, of each view or of each cell; None: the label alone."""
+def loss_of(
+    views: Views,
+    infected: npt.NDArray[np.bool_],
+    teacher: Floats | None,
+    settings: Student,
+    known: npt.NDArray[np.bool_] | None = None,
+) -> Loss:
+    """`teacher`: logits of each cell; None: the label alone. Of `known` cells the label is certain, and teachers that
+    think otherwise are not asked."""
     label = infected[views.place] * (1 - settings.smoothing) + settings.smoothing / 2
     labels = torch.from_numpy(label.astype(np.float32))
     heat = settings.temperature
     soft = None
     if teacher is not None:
-        each = teacher if len(teacher) == len(views.place) else teacher[views.place]
-        soft = torch.sigmoid(torch.from_numpy(each) / heat)
+        told = 1 / (1 + np.exp(-teacher[views.place] / heat))
+        told = told if known is None else np.where(known[views.place], label, told)
+        soft = torch.from_numpy(told.astype(np.float32))
 
     def loss(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
         logit = net(*inputs)[:, 0]
         plain = functional.binary_cross_entropy_with_logits(logit, labels[index])
         if soft is None:
             return plain
-        told = functional.binary_cross_entropy_with_logits(logit / heat, soft[index])
-        return (1 - settings.soft) * plain + settings.soft * heat * heat * told
+        heard = functional.binary_cross_entropy_with_logits(logit / heat, soft[index])
+        return (1 - settings.soft) * plain + settings.soft * heat * heat * heard
 
     return loss
 

@@ -103,7 +103,8 @@ class Class:
         file = self.work / f"{name}.pt"
         if not file.is_file():
             views = self.subset(left_out)
-            loss = small.loss_of(views, self.learnt.infected, self.opinion(left_out), settings)
+            known = self.learnt.healthy  # whatever a healthy person's cell looks like
+            loss = small.loss_of(views, self.learnt.infected, self.opinion(left_out), settings, known)
             found = small.train_grid(start, views, loss, settings, lambda words: say(f"{name} {words}"))
             torch.save(found, file)
         net: GridNet = torch.load(file, weights_only=False)
