@@ -141,7 +141,10 @@ class _Search:
             if number is None:
                 return
             if self._hopes() and number and not open_ended:
-                self.ended = f"class {cost} ({about}) was the first with an answer, and is done"
+                found = (
+                    "an answer" if self._answers() or self.goal.measure else "a file of which only latency is missing"
+                )
+                self.ended = f"class {cost} ({about}) was the first with {found}, and is done"
                 return
         if self._hopes() or self._last_resort():
             self.ended = "nothing was left to try"

@@ -118,7 +118,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_latency_that_is_not_known_is_no_answer(work):
     found = search(job(work), goal(latency=0.001), families=some("share"))
-    assert found.answers == 0 and found.report is None and "class 0" in found.search["ended"]
+    assert found.answers == 0 and found.report is None
+    assert "class 0" in found.search["ended"] and "only latency is missing" in found.search["ended"]
     assert any("its latency is not known: add --measure, or an operator table" in line for line in found.words)
     assert not any("allow --max-drop" in line for line in found.words)
 
