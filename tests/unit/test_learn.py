@@ -14,6 +14,7 @@ from edge_runtime.compress.learn.loop import Fit, answers, cross_entropy, fit
 from edge_runtime.errors import EdgeError, InputError, UsageError
 
 pytestmark = pytest.mark.torch
+pytest.importorskip("torch", reason="torch is not installed")
 QUICK = Fit(epochs=4, batch=16, rate=0.05, decay=0.0)
 
 
