@@ -73,7 +73,6 @@ def run(name: str, work: Path, device: str, options: argparse.Namespace) -> dict
     keep = ("device", "arch", "max_drop", "score", "judged", "taken_up", "answers", "ended")
     row: dict[str, Any] = {"model": name, **{key: found.search[key] for key in keep}}
     row |= {"seconds": round(seconds, 1), "seconds_of_candidates": _seconds(found)}
-    row["how"] = "thorough" if options.thorough else f"{options.minutes:g} minutes" if options.minutes else "default"
     row |= {"on_paper": len(found.search["on_paper"]), "given_bytes": job.model.stat().st_size}
     row["chosen"] = [_point(one) for one in found.search["points"] if one["chosen"]]
     row["front"] = [_point(one) for one in found.search["points"] if one["front"] and not one["misses"]]

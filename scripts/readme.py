@@ -304,7 +304,8 @@ def searches() -> str:
     ]
     for row in lines("search.jsonl"):
         about = f"**{row['model']}**, {format_bytes(row['given_bytes'])}, {row['device']}"
-        walk = f"{row['judged']}, {row['seconds_of_candidates']:.0f} s, {row['how']}"
+        every = ", all" if row["ended"].startswith("nothing") else ""
+        walk = f"{row['judged']}, {row['seconds_of_candidates']:.0f} s{every}"
         test = {one["variant"]: one for one in row.get("test", [])}
         if "original" in test:
             text.append(f"| {about} | | unchanged | | | | {_tested(test['original'])} |")
