@@ -163,12 +163,13 @@ def learned(folder: str) -> list[str]:
         lines += ["", "| model | engine | parameters | stored bytes | smaller | ms | faster | F1 of spam |"]
         lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
         for row in against:
-            speed, whole = row["speed"], f"{row['parameters']:,}" if row["parameters"] else ""
-            times = f"x{row['times_smaller']:.0f} | {speed['p50_ms']:.3f} | x{1 / speed['ratio']:.0f}"
-            lines.append(
-                f"| {row['step']} | {row['engine']} | {whole} | {row['stored_bytes']:,} | {times} | "
-                f"{row['scores']['f1']:.4f} |"
-            )
+            cells = [row["step"], row["engine"], *["" for _ in range(5)], f"{row['scores']['f1']:.4f}"]
+            if row["parameters"]:
+                cells[2] = f"{row['parameters']:,}"
+            if speed := row["speed"]:
+                cells[3:5] = f"{row['stored_bytes']:,}", f"x{row['times_smaller']:.0f}"
+                cells[5:7] = f"{speed['p50_ms']:.3f}", f"x{1 / speed['ratio']:.0f}"
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
