@@ -92,7 +92,7 @@ def read_onnx(content: bytes, arch: str) -> list[Node]:
     """Raises as `optimize`."""
     import onnx
 
-    found = optimize(content)
+    found = optimize(content, portable=arch != "x86_64")
     made = []
     for node in found.nodes:
         attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}

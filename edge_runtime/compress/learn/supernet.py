@@ -145,7 +145,7 @@ class Shared:
 
 def load_shared(space: Space, path: Path) -> Shared:
     """Raises InputError where the file is of another space."""
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         weights = {name: stored[name] for name in stored.files}
     wanted = {name: tuple(one.shape) for name, one in SuperNet(space).state_dict().items()}
     if {name: one.shape for name, one in weights.items()} != wanted:

@@ -310,7 +310,9 @@ def _computed(
     if folder is not None:
         place = folder / _key(teacher, ask, lessons, names, batch)
         if place.is_dir():
-            return StoredTeacher({name: np.load(place / f"{name}.npy", mmap_mode="r") for name in (LOGITS, *names)})
+            return StoredTeacher(
+                {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in (LOGITS, *names)}
+            )
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in (LOGITS, *names)}
     for index, inputs in lessons.batches(batch, None):
         for name, tensor in ask(inputs, index).items():
