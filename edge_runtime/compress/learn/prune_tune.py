@@ -14,13 +14,13 @@ and what it leaves is the graph that is written. Single zeros make a file no fas
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, Loss, cross_entropy, fit
+from edge_runtime.compress.learn.taught import Taught
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.errors import UsageError
 
@@ -80,35 +80,9 @@ class PruneAndTune:
 
 
 @dataclass(frozen=True)
-class PruneResult:
+class PruneResult(Taught):
     """`net`: of the kind that was given, for single weights; a GraphNet, for channels. `artifact`: form onnx, with real
     zeros or smaller shapes. `facts`: zeros by layer, parameters and MACs before and after."""
-
-    net: Any
-    artifact: Artifact
-    before: Artifact
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def onnx(self) -> Artifact:
-        from edge_runtime.compress.artifact import slim
-
-        return slim(self.artifact)
-
-    def tflite(self) -> Artifact:
-        """Raises InputError for an operator that cannot be written."""
-        from edge_runtime.compress.tflite_write import to_tflite
-
-        return Artifact("tflite", to_tflite(self.artifact.model()))
-
-    def export(self, path: Path) -> Artifact:
-        """Written as .onnx or .tflite, whole or not at all. Raises UsageError for another ending."""
-        from edge_runtime.compress.steps import write_whole
-
-        if path.suffix not in (".onnx", ".tflite"):
-            raise UsageError(f"{path}: found the ending {path.suffix!r}, wanted .onnx or .tflite")
-        made = self.onnx() if path.suffix == ".onnx" else self.tflite()
-        write_whole(path, made.content)
-        return made
 
 
 def prune_and_tune(

@@ -16,15 +16,15 @@ Batch normalization is folded into the weights before training, as the engines h
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, Loss, cross_entropy, fit
+from edge_runtime.compress.learn.taught import Taught
 from edge_runtime.compress.torch_graph import need_torch
-from edge_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from edge_runtime.compress.samples import Samples
@@ -82,36 +82,9 @@ class QuantAware:
 
 
 @dataclass(frozen=True)
-class QatResult:
+class QatResult(Taught):
     """`net` answers as the engines will, `artifact` is what onnxruntime runs; `before` the float graph that training
     began from."""
-
-    net: Any
-    artifact: Artifact
-    before: Artifact
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def onnx(self) -> Artifact:
-        from edge_runtime.compress.artifact import slim
-        from edge_runtime.compress.unpack import unpack
-
-        return slim(unpack(self.artifact))
-
-    def tflite(self) -> Artifact:
-        """Raises InputError for an operator that cannot be written."""
-        from edge_runtime.compress.tflite_write import to_tflite
-
-        return Artifact("tflite", to_tflite(self.artifact.model()))
-
-    def export(self, path: Path) -> Artifact:
-        """Written as .onnx or .tflite, whole or not at all. Raises UsageError for another ending."""
-        from edge_runtime.compress.steps import write_whole
-
-        if path.suffix not in (".onnx", ".tflite"):
-            raise UsageError(f"{path}: found the ending {path.suffix!r}, wanted .onnx or .tflite")
-        made = self.onnx() if path.suffix == ".onnx" else self.tflite()
-        write_whole(path, made.content)
-        return made
 
 
 def quantize_aware(

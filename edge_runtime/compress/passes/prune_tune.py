@@ -40,23 +40,9 @@ class PruneTune:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         """Raises EngineError without torch; InputError: nothing may go, a layer of `skip` that is not there."""
-        from edge_runtime.compress.torch_graph import need_torch
+        from edge_runtime.compress.passes.quantize_aware import teach
 
-        need_torch()
-        from edge_runtime.compress.learn.lessons import Lessons
-        from edge_runtime.compress.passes.quantize_aware import against
-        from edge_runtime.compress.scores import stacked
-
-        lessons = Lessons(stacked(context.items("pruning with tuning")))
-        loss = against(context.original, lessons)
-        said: list[str] = []
-
-        def notice(words: str) -> None:
-            said.append(words)
-            context.progress(len(said), self.epochs, words)
-
-        made = prune_and_tune(artifact, lessons, self._settings(), self._fit(), loss=loss, notice=notice)
-        context.note("epochs", said)
+        made = teach(prune_and_tune, artifact, context, "pruning with tuning", self._settings(), self._fit())
         for key, value in made.facts.items():
             context.note(key, value)
         return made.artifact

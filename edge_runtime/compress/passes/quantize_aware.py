@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.learn.loop import Fit
 from edge_runtime.compress.learn.qat import QuantAware, quantize_aware
+from edge_runtime.compress.learn.taught import Taught
 from edge_runtime.compress.recipe import Context
 
 
@@ -42,22 +43,8 @@ class QuantizeAware:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         """Raises EngineError without torch; InputError: an operator or a layer that cannot be trained, named."""
-        from edge_runtime.compress.torch_graph import need_torch
-
-        need_torch()
-        from edge_runtime.compress.learn.lessons import Lessons
-        from edge_runtime.compress.scores import stacked
-
-        lessons = Lessons(stacked(context.items("quantization-aware training")))
-        loss = against(context.original, lessons)
-        said: list[str] = []
-
-        def notice(words: str) -> None:
-            said.append(words)
-            context.progress(len(said), self.epochs, words)
-
-        made = quantize_aware(artifact, lessons, self._settings(), self._fit(), loss=loss, notice=notice)
-        context.note("epochs", said)
+        how = self._settings(), self._fit()
+        made = teach(quantize_aware, artifact, context, "quantization-aware training", *how)
         context.note("layers", made.facts["layers"])
         return made.artifact
 
@@ -67,6 +54,27 @@ class QuantizeAware:
 
     def _fit(self) -> Fit:
         return Fit(self.epochs, self.batch, self.rate, 0.0, average=self.average, seed=self.seed)
+
+
+def teach(run: Any, artifact: Artifact, context: Context, what: str, settings: Any, how: Fit) -> Taught:
+    """The result of `run`, quantize_aware or prune_and_tune, on the items of the context and the original's answers."""
+    from edge_runtime.compress.torch_graph import need_torch
+
+    need_torch()
+    from edge_runtime.compress.learn.lessons import Lessons
+    from edge_runtime.compress.scores import stacked
+
+    lessons = Lessons(stacked(context.items(what)))
+    said: list[str] = []
+
+    def notice(words: str) -> None:
+        said.append(words)
+        context.progress(len(said), how.epochs, words)
+
+    loss = against(context.original, lessons)
+    made: Taught = run(artifact, lessons, settings, how, loss=loss, notice=notice)
+    context.note("epochs", said)
+    return made
 
 
 def against(original: Artifact, lessons: Any) -> Any:
