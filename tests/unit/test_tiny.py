@@ -1,4 +1,4 @@
-"""The small reader as it ships: its size, the same answers on both engines, and a card that says what was measured."""
+"""Networks of a few kilobytes: the same answers on both engines, and a card that says what was measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.compress.code import encode
 from edge_runtime.engine import EngineOptions, find_engine
 from edge_runtime.phantom import Phantom, render_field
 from edge_runtime.task import cells as device
@@ -24,9 +24,8 @@ def phantom_cells() -> np.ndarray:
     return np.stack([device.square(field[y : y + h, x : x + w]) for x, y, w, h in boxes])
 
 
-def logits(variant: str, engine: str) -> np.ndarray:
-    bundle = load_bundle("malaria-tiny")
-    program = find_engine(engine).load(bundle.read(bundle.variant(variant).file), EngineOptions())
+def logits(path: Path, engine: str) -> np.ndarray:
+    program = find_engine(engine).load(path, EngineOptions())
     found = []
     for cell in phantom_cells():
         image = cell[None].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
@@ -37,18 +36,27 @@ def logits(variant: str, engine: str) -> np.ndarray:
     return np.array(found)
 
 
-def test_it_reads_cells_alike_on_both_engines():
-    one, two = logits("int8", "onnxruntime"), logits("int8-lite", "litert")
-    assert len(one) >= 20 and np.ptp(one) > 1
-    assert ((one > 0) == (two > 0)).all()
-    assert np.abs(one - two).max() < 0.05
+def test_one_set_of_integers_answers_alike_on_both_engines_in_few_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(str(MODELS / "malaria"))
+    from tiny_files import TinyLayer, TinyNet, write_onnx, write_tflite
 
+    dice = np.random.default_rng(1)
 
-@pytest.mark.parametrize(("variant", "step"), [("int8", "tiny"), ("int8-lite", "tiny_lite")])
-def test_its_entries_are_as_small_as_the_card_says(variant: str, step: str):
-    file = load_bundle("malaria-tiny").variant(variant).file
-    assert file.coded and file.size == METRICS["steps"][step]["stored"] <= 16384
-    assert file.coded.size == METRICS["steps"][step]["bytes"]
+    def layer(shape: tuple[int, ...], stride: int, depthwise: bool) -> TinyLayer:
+        weight = dice.integers(-7, 8, shape).astype(np.int8)
+        return TinyLayer(weight, 0.02, dice.integers(0, 99, shape[0]).astype(np.int32) * 64, stride, depthwise)
+
+    layers = layer((8, 3, 3, 3), 2, False), layer((8, 1, 3, 3), 2, True), layer((12, 8, 1, 1), 1, False)
+    net = TinyNet(layers, 1 / 255, dice.integers(-7, 8, 24).astype(np.int8), 0.1, 0.3)
+    write_onnx(net, tmp_path / "net.onnx")
+    write_tflite(net, tmp_path / "net.tflite")
+    one, two = logits(tmp_path / "net.onnx", "onnxruntime"), logits(tmp_path / "net.tflite", "litert")
+    assert len(one) >= 20 and np.ptp(one) > 0.01
+    assert np.abs(one - two).max() < 1e-4
+    for name in ("onnx", "tflite"):
+        assert len(encode((tmp_path / f"net.{name}").read_bytes(), name).content) < 2600
 
 
 def test_its_card_and_rows_are_of_its_figures(monkeypatch: pytest.MonkeyPatch):
