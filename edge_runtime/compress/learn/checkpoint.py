@@ -17,7 +17,7 @@ from edge_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from edge_runtime.compress.learn.lessons import Lessons
-    from edge_runtime.compress.learn.loop import Fit, Loss
+    from edge_runtime.compress.learn.settings import Fit, Loss
 
 
 def origin(

@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +18,21 @@ import numpy.typing as npt
 
 from edge_runtime.compress.learn import checkpoint
 from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.settings import Fit as Fit
+from edge_runtime.compress.learn.settings import Hook as Hook
+from edge_runtime.compress.learn.settings import Loss as Loss
 from edge_runtime.compress.torch_graph import need_torch, single_thread
 from edge_runtime.errors import InputError, UsageError
 
-Loss = Callable[[Any, tuple[Any, ...], Any], Any]
-"""(network, its inputs, places in the lessons) -> scalar tensor."""
 
-Hook = Callable[[int, int], None]
-"""(step, of all): around an optimizer step, counted from 0."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """`rate`: the highest learning rate; `decay`: AdamW's weight decay; `warm`: share of the steps in which the rate
-    rises; `average`: weight of the past in the running average of the weights, which is what is returned (0: the
-    weights as they are); `clip`: largest norm of the gradient, 0 for none; `threads` of PyTorch.
-
-    Raises ValueError for settings that make no sense."""
-
-    epochs: int = 8
-    batch: int = 64
-    rate: float = 3e-3
-    decay: float = 0.02
-    warm: float = 0.2
-    average: float = 0.998
-    clip: float = 5.0
-    seed: int = 1
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"found {name} {getattr(self, name)}, wanted 1 or more")
-        for name in ("warm", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"found {name} {getattr(self, name)}, wanted from 0 up to below 1")
-        if not 0 < self.rate < math.inf or self.decay < 0 or self.clip < 0:
-            raise ValueError(
-                f"found rate {self.rate}, decay {self.decay} and clip {self.clip}, wanted a rate above 0, the others "
-                "0 or more"
-            )
+USUAL = Fit()
 
 
 def fit(
     net: Any,
     lessons: Lessons,
     loss: Loss,
-    settings: Fit = Fit(),
+    settings: Fit = USUAL,
     *,
     steps: int | None = None,
     before: Hook | None = None,

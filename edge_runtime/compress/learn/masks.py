@@ -12,7 +12,7 @@ from edge_runtime.compress.learn.graph_net import GraphNet
 from edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from edge_runtime.compress.learn.prune_tune import PruneAndTune
+    from edge_runtime.compress.learn.settings import PruneAndTune
 
 
 def targets(net: Any, skip: tuple[str, ...] = (), depthwise: bool = False) -> dict[str, tuple[Any, int]]:

@@ -20,63 +20,13 @@ from typing import Any
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, Loss, cross_entropy, fit
+from edge_runtime.compress.learn.settings import PruneAndTune as PruneAndTune
 from edge_runtime.compress.learn.taught import Taught
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.errors import UsageError
 
-KINDS = ("magnitude", "rigl", "set", "channels")
-SCOPES = ("layer", "global", "lamp")
+HALF = PruneAndTune()
 TUNE = Fit(epochs=6, rate=2e-3)
-
-
-@dataclass(frozen=True)
-class PruneAndTune:
-    """`share` of the weights (or of each group's channels) is gone in the end; or all but `n` of each `m` consecutive
-    inputs. `scope`: the same share of each layer, one bar for all (global), or one on a layer-adaptive score (lamp).
-    Shares rise from `begin` to `end` of the steps, every `every` steps. `exchange`: share of the living that rigl and
-    set replace at first, less and less until `end`. Depthwise layers stay whole unless `depthwise`, those in `skip`
-    (paths of modules; for channels, names of nodes, too) always.
-
-    For channels: `rounds` cuts, by `importance` as in prune_channels, counts rounded to `multiple` at the last;
-    `between`: share of the steps spent before the last cut.
-
-    Raises ValueError for settings that make no sense."""
-
-    share: float = 0.5
-    kind: str = "magnitude"
-    scope: str = "lamp"
-    n: int = 0
-    m: int = 0
-    begin: float = 0.0
-    end: float = 0.6
-    every: int = 20
-    exchange: float = 0.3
-    skip: tuple[str, ...] = ()
-    depthwise: bool = False
-    rounds: int = 2
-    importance: str = "activation"
-    multiple: int = 1
-    between: float = 0.3
-    items: int = 256
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS or self.scope not in SCOPES:
-            raise ValueError(
-                f"found kind {self.kind!r} and scope {self.scope!r}, wanted one of {', '.join(KINDS)} and one of "
-                f"{', '.join(SCOPES)}"
-            )
-        if not 0 < self.share < 1 or not 0 <= self.begin < self.end <= 1:
-            raise ValueError(
-                f"found share {self.share}, begin {self.begin}, end {self.end}, wanted a share between 0 and 1, and "
-                "begin before end, within 0 to 1"
-            )
-        if self.m and (not 0 < self.n < self.m or self.kind != "magnitude"):
-            raise ValueError(f"found {self.n} of {self.m}, {self.kind}, wanted n between 0 and m, and magnitude")
-        if min(self.every, self.rounds, self.multiple, self.items) < 1:
-            raise ValueError("found every, rounds, multiple or items below 1, wanted 1 or more")
-        if not 0 < self.exchange <= 1 or not 0 < self.between < 1:
-            raise ValueError(f"found exchange {self.exchange}, between {self.between}, wanted them between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -88,7 +38,7 @@ class PruneResult(Taught):
 def prune_and_tune(
     net: Any,
     lessons: Lessons,
-    settings: PruneAndTune = PruneAndTune(),
+    settings: PruneAndTune = HALF,
     how: Fit = TUNE,
     *,
     loss: Loss | None = None,

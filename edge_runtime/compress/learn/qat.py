@@ -23,62 +23,15 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, Loss, cross_entropy, fit
+from edge_runtime.compress.learn.settings import QuantAware as QuantAware
 from edge_runtime.compress.learn.taught import Taught
 from edge_runtime.compress.torch_graph import need_torch
 
 if TYPE_CHECKING:
     from edge_runtime.compress.samples import Samples
 
-WEIGHTS = ("int8", "int4", "ternary")
-ACTIVATIONS = ("uint8", "float")
+INT8 = QuantAware()
 GENTLE = Fit(epochs=4, rate=1e-3)
-RANGES = ("learnt", "average")
-
-
-@dataclass(frozen=True)
-class QuantAware:
-    """`weights` int8, int4 or ternary, with a scale for each output channel; with float activations perhaps for each
-    `block` input channels of it. `activations` uint8: products run in integers, and weights of fewer bits stand in
-    8-bit integers, which the coder of a bundle makes small; float: weights alone are stored smaller, 4 bits and fewer
-    as 4-bit integers.
-
-    `scale_grid` above 0: scales are whole powers of the so manieth root of 2, and a file takes hardly a byte for each;
-    0: any number. `ranges` of activations: a learnt step, or an average of what batches hold. `anneal`: share of the
-    steps in which rounding grows from none to all. `keep`: layers that stay float, `eight`: that get 8 bits, by the
-    module's path, or all that are depthwise, the first, the last. `keep_zeros`: weights that are 0 stay so (after
-    pruning). `spare_bit`: 8-bit weights of integer layers reach 64 only, as x86 without VNNI would saturate. `least`:
-    with float activations, layers of fewer weights stay float. `tables`: embeddings as int8. `calibrate`: items that
-    ranges begin from.
-
-    Raises ValueError for settings that make no sense."""
-
-    weights: str = "int8"
-    activations: str = "uint8"
-    block: int = 0
-    scale_grid: int = 0
-    ranges: str = "learnt"
-    anneal: float = 0.0
-    keep: tuple[str, ...] = ()
-    eight: tuple[str, ...] = ()
-    keep_zeros: bool = True
-    spare_bit: bool = True
-    least: int = 64
-    tables: bool = True
-    calibrate: int = 256
-
-    def __post_init__(self) -> None:
-        for name, known in (("weights", WEIGHTS), ("activations", ACTIVATIONS), ("ranges", RANGES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: found {getattr(self, name)!r}, wanted {' or '.join(known)}")
-        if self.block and (self.block < 16 or self.block & (self.block - 1)):
-            raise ValueError(f"block: found {self.block}, wanted 0 or a power of two from 16 on")
-        if self.block and self.activations != "float":
-            raise ValueError("found block with activations uint8, wanted float: integer products have no blocks")
-        if not 0 <= self.anneal < 1 or min(self.calibrate, self.least) < 1 or not 0 <= self.scale_grid <= 16:
-            raise ValueError(
-                f"found anneal {self.anneal}, calibrate {self.calibrate}, least {self.least} and scale_grid "
-                f"{self.scale_grid}, wanted anneal from 0 up to below 1, scale_grid 0 to 16, the others 1 or more"
-            )
 
 
 @dataclass(frozen=True)
@@ -90,7 +43,7 @@ class QatResult(Taught):
 def quantize_aware(
     net: Any,
     lessons: Lessons,
-    settings: QuantAware = QuantAware(),
+    settings: QuantAware = INT8,
     how: Fit = GENTLE,
     *,
     loss: Loss | None = None,

@@ -26,7 +26,7 @@ from edge_runtime.compress.weights import weight_scales
 from edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from edge_runtime.compress.learn.qat import QuantAware
+    from edge_runtime.compress.learn.settings import QuantAware
     from edge_runtime.compress.samples import Samples
 
 DEPTHWISE, FIRST, LAST = "depthwise", "first", "last"
