@@ -24,7 +24,6 @@ from edge_runtime.compress.learn.settings import Loss as Loss
 from edge_runtime.compress.torch_graph import need_torch, single_thread
 from edge_runtime.errors import InputError, UsageError
 
-
 USUAL = Fit()
 
 
