@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,7 +132,7 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
 
     db = sqlite3.connect(path, timeout=BUSY_MS / 1e3, isolation_level=None)
     try:
-        (mode,) = db.execute("PRAGMA journal_mode=wal").fetchone()
+        mode = _to_wal(db)
         # Where a file system cannot share memory (some network shares, some cards under Android) SQLite stays with its
         # older way of writing; `extra` makes that one as safe, for more syncs a row.
         db.execute(f"PRAGMA synchronous={'full' if mode == 'wal' else 'extra'}")
@@ -139,6 +140,21 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _to_wal(db: sqlite3.Connection) -> str:
+    """The mode that it is in then. Of two programs that make a journal at the same moment SQLite tells one at once that
+    the other is at it, and does not wait: so this waits."""
+    import sqlite3
+
+    end = time.monotonic() + BUSY_MS / 1e3
+    while True:
+        try:
+            return str(db.execute("PRAGMA journal_mode=wal").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:

@@ -482,3 +482,21 @@ def test_outcomes_that_a_wrong_clock_hides_from_since_are_counted(tmp_path: Path
         book.add(outcome("set back", "3", when="2126-11-24T10:00:00+00:00"))
         assert [one["item"] for one in book.outcomes("2126-11-25")] == ["right"]
         assert book.misdated("2126-11-25") == 2
+
+
+def test_a_journal_that_another_makes_at_this_moment_is_waited_for():
+    from edge_runtime.journal_file import _to_wal
+
+    class Busy:
+        tries = 0
+
+        def execute(self, words: str) -> Any:
+            self.tries += 1
+            if self.tries < 3:
+                raise sqlite3.OperationalError("database is locked")
+            return iter_of("wal")
+
+    def iter_of(mode: str) -> Any:
+        return sqlite3.connect(":memory:").execute(f"SELECT '{mode}'")
+
+    assert _to_wal(Busy()) == "wal"  # type: ignore[arg-type]
