@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -167,28 +167,27 @@ class Board:
 
     def next(self, cost: int) -> Candidate | None:
         """The next candidate of this class; None where the class is done, until more is told."""
-        for parts in self._wanted(cost):
-            if parts in self._told:
-                continue
-            made = self._make(parts, cost)
-            if made is not None:
-                return made
-            self._told[parts] = ("gone", 0.0)
-        return None
+        return self._first(self._wanted(cost), cost)
 
     def rest(self, cost: int) -> Candidate | None:
         """The next rung of this class that the climbs left out, beyond those that were kept: what is lost as one number
         format or block may be kept as a stronger one."""
         for family in (one for one in self.families if one.cost == cost):
             kept = [place for place in range(len(family.ladder)) if self._fate((family.name, place)) == "kept"]
-            for place in range(max(kept, default=-1) + 1, len(family.ladder)):
-                parts = ((family.name, place),)
-                if parts in self._told:
-                    continue
-                made = self._make(parts, cost)
-                if made is not None:
-                    return made
-                self._told[parts] = ("gone", 0.0)
+            stronger = range(max(kept, default=-1) + 1, len(family.ladder))
+            if made := self._first((((family.name, place),) for place in stronger), cost):
+                return made
+        return None
+
+    def _first(self, wanted: Iterable[tuple[tuple[str, int], ...]], cost: int) -> Candidate | None:
+        """That was not tried and can be made."""
+        for parts in wanted:
+            if parts in self._told:
+                continue
+            made = self._make(parts, cost)
+            if made is not None:
+                return made
+            self._told[parts] = ("gone", 0.0)
         return None
 
     # ------------------------------------------------------------ what is wanted

@@ -61,7 +61,11 @@ def quantize(artifact: Artifact, seen: Mapping[str, Seen], options: Options) -> 
     """Form `onnx` to `onnx_q`. `seen`: of all tensors_to_watch."""
     model = model_of(artifact, OPSET_16_BITS if options.activation_bits == 16 else 0)
     found = plan(model, options.keep)
-    scales = group_scales(found, seen, options)
+    return write(model, found, group_scales(found, seen, options), options)
+
+
+def write(model: ir.Model, found: Plan, scales: Mapping[ir.Value, Scale], options: Options) -> Artifact:
+    """`model` is changed: what the plan found becomes integers. `scales` by group."""
     writer = Writer(model)
     for node, layer in found.layers.items():
         given = node.inputs[0]

@@ -1,19 +1,20 @@
-"""The slide's reader in 4 KB, from the images to what ships, in one command:
+"""How small the slide's reader can be, from the images to every figure of its card, in one command:
 
     python models/malaria/train_tiny.py OUT [--work CACHE]
 
 trains a ResNet-18 with the slide's lessons, then a small network that learns from it, boosted trees and the labels,
 then that network on coarse grids with a price on its bytes; trains the small one five times from the labels alone and
 five times with the teachers; trains five more without a fifth of the people each, so that every training person has
-scores from a network that never saw them; calibrates the verdict on those and on val; measures on test, once, and
+scores from a network that never saw them; calibrates a verdict for each net on those and on val; measures on test, and
 writes to OUT:
 
-    tiny.onnx tiny.tflite    the same integers          large.onnx, student.onnx, student-qat.onnx   what led to them
-    calibration.json         of the verdict             metrics.json                                 every figure
+    large.onnx, student.onnx                          the teacher, and the student in float
+    student-qat.onnx, .tflite, tiny.onnx, .tflite     the student in 8 bits, and on a coarse grid
+    calibration-qat.json, calibration-tiny.json       of their verdicts
+    metrics.json                                      every figure
 
 The students without a fold learn from boosted trees that saw neither that fold nor the cell's own, and not from five
-more ResNets, which would take an hour, and in float half as long: the verdict is calibrated on networks that are
-rather worse than what ships.
+more ResNets, which would take more than two hours (the one took 26 minutes), and in float half as long.
 Needs what train.py needs. Some 80 minutes of one core that others use, too (added up from its parts; the teacher takes
 26 of them); CACHE keeps what was trained, so a second run only measures: a minute and a half.
 """

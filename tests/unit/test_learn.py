@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.compress.learn.lessons import Lessons
+from edge_runtime.compress.learn.lessons import Lessons, from_samples
 from edge_runtime.compress.learn.loop import Fit, answers, cross_entropy, fit
+from edge_runtime.compress.samples import Samples
 from edge_runtime.errors import EdgeError, InputError, UsageError
 
 pytestmark = pytest.mark.torch
@@ -244,3 +245,12 @@ def test_a_loss_that_is_not_finite_ends_the_run():
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]):
     with pytest.raises(ValueError, match="wanted"):
         Fit(**wrong)
+
+
+def test_items_of_compress_teach_and_a_folder_of_pictures_is_refused(tmp_path: Path):
+    found = lessons()
+    samples = Samples("items.npz", found.count, found.labels, found.inputs)
+    taught = from_samples(samples)
+    assert taught.inputs.keys() == {"x"} and np.array_equal(taught.labels, found.labels)
+    with pytest.raises(InputError, match="found a folder of images"):
+        from_samples(Samples("pictures", 1, None, paths=(tmp_path / "a.png",)))

@@ -17,9 +17,8 @@ from edge_runtime.compress.calibrate import observe
 from edge_runtime.compress.layers import Layer, weighted
 from edge_runtime.compress.learn.fake_quant import ActivationRounder, Bits, WeightRounder
 from edge_runtime.compress.learn.graph_net import GraphNet
-from edge_runtime.compress.qdq import Writer, activations
 from edge_runtime.compress.qplan import FIXED, Plan, data_inputs, plan
-from edge_runtime.compress.quantizer import Options, quantize_layer, tensors_to_watch
+from edge_runtime.compress.quantizer import Options, tensors_to_watch, write
 from edge_runtime.compress.ranges import Scale, choose, scale_of
 from edge_runtime.compress.weight_only import Form, Levels, is_table, store
 from edge_runtime.compress.weights import weight_scales
@@ -205,14 +204,7 @@ class QuantNet(GraphNet):
             levels={name: one.levels.astype("int8") for name, one in levels.items()},
             scales={name: one.scales[:, 0] for name, one in levels.items()},
         )
-        writer = Writer(model)
-        for node, layer in found.layers.items():
-            given = node.inputs[0]
-            assert given is not None
-            quantize_layer(writer, layer, scales[found.group(given)], options)
-        activations(writer, found, scales)
-        writer.finish()
-        return Artifact.of(model, "onnx_q")
+        return write(model, found, scales, options)
 
 
 def module_of(layer: Layer) -> str:
