@@ -238,6 +238,8 @@ def _report(
             say("judging: speed and memory, paired")
             for engine in job.target.engines:
                 group = [(one, row) for one, row in zip(both, rows, strict=True) if one.engine == engine]
+                if not group:  # a TFLite file runs on one engine
+                    continue
                 found = verify.speeds([Path(scratch, one.file) for one, _ in group], engine, notice)
                 for (one, row), speed in zip(group, found, strict=True):
                     row["speed"] = speed

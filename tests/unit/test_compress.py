@@ -68,6 +68,16 @@ def test_the_report_judges_everything_and_opens_without_a_network(work, capsys):
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.slow
+def test_a_tflite_file_is_timed_on_the_one_engine_that_runs_it(work, capsys):
+    assert compress(work) == 0
+    (work / "code.json").write_text(json.dumps({"name": "coded", "passes": [{"pass": "code"}]}))
+    words = ["compress", str(work / "made" / "static-lite.tflite"), "--recipe", str(work / "code.json")]
+    assert main([*words, "-o", str(work / "again")]) == 0
+    (row,) = json.loads((work / "again" / "report.json").read_text())["variants"]
+    assert row["engine"] == "litert" and row["speed"]["peak_bytes"] > 1e6
+
+
 def test_a_bundle_has_the_variants_with_recipe_and_figures(data, tmp_path, capsys):
     bundle = load_bundle("malaria")
     (tmp_path / "net.onnx").write_bytes(bundle.read(bundle.variant("fp32").file))
