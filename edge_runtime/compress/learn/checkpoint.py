@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,18 @@ def _first_step(net: Any, lessons: Lessons, loss: Loss, settings: Fit) -> dict[s
     return {"shown": shown, "loss": f"{value:.4g}"}
 
 
+@contextmanager
+def stages(keep: Path | None, count: int) -> Iterator[list[Path | None]]:
+    """A checkpoint for each of `count` runs, one after the other, where `keep` is wanted. Those that are to stay do so
+    until all runs are done, so that a cut among the last does not cost the first."""
+    places = [keep and keep.with_name(f"{keep.stem}.{number}{keep.suffix}") for number in range(1, count + 1)]
+    yield places
+    for place in filter(None, places):
+        place.unlink(missing_ok=True)
+
+
 def write(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f"{path.suffix}.new")
     need_torch().save(state, fresh)
     os.replace(fresh, path)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_runtime.compress.learn.checkpoint import stages
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.likeness import (
     answer_loss,
@@ -100,6 +101,7 @@ def distill(
     gradients: Hook | None = None,
     notice: Callable[[str], None] | None = None,
     keep: Path | None = None,
+    stay: bool = False,
 ) -> Any:
     """The student, taught; the rest is as in `fit`. Without labels the teacher's word alone counts, whatever `hard`
     says; without a teacher the labels'. For several teachers give `Several`.
@@ -115,8 +117,9 @@ def distill(
     with own_state(how.seed, how.threads):
         loss, more = _to_learn(student, asked, lessons, settings, how)
         hooks: dict[str, Any] = {"before": before, "after": after, "gradients": gradients, "notice": notice}
+        kept: dict[str, Any] = {"keep": keep, "stay": stay, "tag": tag}
         taught = [*student.parameters(), *more]
-        return fit(student, lessons, loss, how, steps=steps, parameters=taught, keep=keep, tag=tag, **hooks)
+        return fit(student, lessons, loss, how, steps=steps, parameters=taught, **hooks, **kept)
 
 
 def _to_learn(
@@ -245,23 +248,27 @@ def born_again(
     first: nn.Module | None = None,
     steps: int | None = None,
     notice: Callable[[str], None] | None = None,
+    keep: Path | None = None,
 ) -> list[Any]:
     """Networks of which each learned from the one before; the first (`first`, else one taught by the labels) included.
 
-    `make(generation)` gives a fresh network; each generation has a seed of its own. All of them as one teacher,
-    `Several(tuple(TorchTeacher(one) for one in nets))`, are better than any (Furlanello and others, 2018).
+    `make(generation)` gives a fresh network; each generation has a seed of its own, and a checkpoint: `keep` is
+    numbered by generations, and those that are done are not taught again where a later one was cut. All of them as one
+    teacher, `Several(tuple(TorchTeacher(one) for one in nets))`, are better than any (Furlanello and others, 2018).
     """
     if generations < 1:
         raise UsageError(f"found {generations} generations, wanted 1 or more")
     found: list[Any] = [] if first is None else [first]
-    for generation in range(len(found), generations):
-        seeded = replace(how, seed=how.seed + generation)
-        teacher = found[-1] if found else None
-        with own_state(seeded.seed, how.threads):
-            student = make(generation)
-        found.append(distill(student, teacher, lessons, settings, seeded, steps=steps, notice=notice))
-        if notice:
-            notice(f"generation {generation + 1} of {generations} is taught")
+    with stages(keep, generations) as places:
+        for generation in range(len(found), generations):
+            seeded = replace(how, seed=how.seed + generation)
+            teacher = found[-1] if found else None
+            with own_state(seeded.seed, how.threads):
+                student = make(generation)
+            more: dict[str, Any] = {"steps": steps, "notice": notice, "keep": places[generation], "stay": True}
+            found.append(distill(student, teacher, lessons, settings, seeded, **more))
+            if notice:
+                notice(f"generation {generation + 1} of {generations} is taught")
     return found
 
 
@@ -273,7 +280,9 @@ def learn_from_itself(
     *,
     steps: int | None = None,
     notice: Callable[[str], None] | None = None,
+    keep: Path | None = None,
 ) -> Any:
-    """A trained network taught on, towards what it says now at several temperatures at once; the one given stays."""
+    """A trained network taught on, towards what it says now at several temperatures at once; the one given stays. The
+    rest is as in `fit`."""
     student, teacher = copy.deepcopy(net), TorchTeacher(copy.deepcopy(net))
-    return distill(student, teacher, lessons, settings, how, steps=steps, notice=notice)
+    return distill(student, teacher, lessons, settings, how, steps=steps, notice=notice, keep=keep)

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def fit(
     parameters: Iterable[Any] | None = None,
     notice: Callable[[str], None] | None = None,
     keep: Path | None = None,
+    stay: bool = False,
     tag: str = "",
 ) -> Any:
     """`net` taught in place; returns it, or the running average of it (a copy), in evaluation mode.
@@ -47,14 +49,19 @@ def fit(
     `steps` ends training early; the rate still falls to its end by then. `before` and `after` are called around each
     step, `gradients` between the gradients and their clipping, where it may change them. `parameters`: what is taught,
     all of `net` by default; parameters of a loss itself go here too. `notice` is told each epoch's mean loss. `keep`: a
-    checkpoint, written after each epoch, from which an interrupted run goes on; it is removed at the end.
-    `tag` says what else such a run must have in common, such as the settings of a hook.
+    checkpoint, written after each epoch, from which an interrupted run goes on to the same weights; it is removed at
+    the end, unless it is to `stay`: then the same run gives its result again at once. `tag` says what else such a run
+    must have in common, such as the settings of a hook.
+
+    What a hook remembers from step to step goes into the checkpoint where the hook, or the object whose method it is,
+    has state_dict and load_state_dict (tensors and plain values); nothing else that it remembers does.
 
     Raises UsageError where a checkpoint is of other settings, lessons, weights or losses; InputError where the loss is
     no longer finite.
     """
     with own_state(settings.seed, settings.threads):
-        return _Run(net, lessons, loss, settings, steps, parameters, keep, tag).go(before, gradients, after, notice)
+        run = _Run(net, lessons, loss, settings, steps, parameters, _Kept(keep, stay, tag, (before, gradients, after)))
+        return run.go(before, gradients, after, notice)
 
 
 @contextmanager
@@ -66,6 +73,22 @@ def own_state(seed: int, threads: int = 1) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """As in `fit`."""
+
+    place: Path | None
+    stay: bool
+    tag: str
+    hooks: tuple[Hook | None, ...]
+
+    def stateful(self, net: Any) -> list[Any]:
+        """What hooks remember, each object once; the network is in the checkpoint anyway."""
+        owners = [getattr(hook, "__self__", hook) for hook in self.hooks]
+        found = {id(one): one for one in owners if hasattr(one, "state_dict") and hasattr(one, "load_state_dict")}
+        return [one for one in found.values() if one is not net]
+
+
 class _Run:
     def __init__(
         self,
@@ -75,11 +98,11 @@ class _Run:
         settings: Fit,
         steps: int | None,
         parameters: Iterable[Any] | None,
-        keep: Path | None,
-        tag: str,
+        kept: _Kept,
     ) -> None:
         torch = need_torch()
-        self.net, self.lessons, self.loss, self.settings, self.keep = net, lessons, loss, settings, keep
+        self.net, self.lessons, self.loss, self.settings = net, lessons, loss, settings
+        self.keep, self.stay, self.stateful = kept.place, kept.stay, kept.stateful(net)
         self.dice = torch.Generator().manual_seed(settings.seed)
         each = lessons.steps(settings.batch)
         self.total = each * settings.epochs if steps is None else min(steps, each * settings.epochs)
@@ -90,8 +113,10 @@ class _Run:
         self.optimizer = torch.optim.AdamW(self.taught, settings.rate, weight_decay=settings.decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._share)
         self.done = self.epoch = 0
-        told = (net, self.taught, lessons, loss, settings, self.total, tag)
-        self.of = checkpoint.origin(*told) if keep else {}
+        told = (net, self.taught, lessons, loss, settings, self.total, kept.tag)
+        self.of = checkpoint.origin(*told) if self.keep else {}
+        if self.stateful:
+            self.of["hooks"] = [type(one).__name__ for one in self.stateful]
 
     def _share(self, step: int) -> float:
         """Of the highest rate: up along half a cosine from a 25th of it, down along one to nothing."""
@@ -126,7 +151,7 @@ class _Run:
             if notice:
                 notice(f"epoch {self.epoch} of {self.settings.epochs}: loss {said / count:.4f}")
             self._put_down()
-        if self.keep:
+        if self.keep and not self.stay:
             self.keep.unlink(missing_ok=True)
         return (self.net if self.mean is None else self.mean).eval()
 
@@ -165,7 +190,7 @@ class _Run:
     # ------------------------------------------------------------ the checkpoint
 
     def _put_down(self) -> None:
-        if self.keep is None or self.done == self.total:
+        if self.keep is None or (self.done == self.total and not self.stay):
             return
         torch = need_torch()
         plain = {
@@ -177,6 +202,7 @@ class _Run:
             "taught": [one.detach() for one in self.taught],
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "hooks": [one.state_dict() for one in self.stateful],
             "dice": self.dice.get_state(),
             "global": torch.get_rng_state(),
         }
@@ -196,6 +222,8 @@ class _Run:
                 one.copy_(value)
         self.optimizer.load_state_dict(plain["optimizer"])
         self.schedule.load_state_dict(plain["schedule"])
+        for one, state in zip(self.stateful, plain.get("hooks", ()), strict=True):
+            one.load_state_dict(state)
         self.dice.set_state(plain["dice"])
         torch.set_rng_state(plain["global"])
 

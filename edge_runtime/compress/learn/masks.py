@@ -52,7 +52,7 @@ def _of_graph(net: GraphNet) -> dict[str, tuple[Any, int, bool]]:
 
 
 class Masks:
-    """`kept`: for each target, 1 where a weight lives. Called around each step of `fit`."""
+    """`kept`: for each target, 1 where a weight lives. Called around each step of `fit`; its checkpoints hold them."""
 
     def __init__(self, net: Any, settings: PruneAndTune) -> None:
         self.settings = settings
@@ -60,6 +60,14 @@ class Masks:
         self.kept = {name: torch.ones_like(weight) for name, (weight, _) in self.found.items()}
         self.dice = torch.Generator().manual_seed(settings.seed)
         self.steep: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What steps to come depend on; `steep` is used up within a step."""
+        return {"kept": dict(self.kept), "dice": self.dice.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.kept = dict(state["kept"])
+        self.dice.set_state(state["dice"])
 
     def before(self, step: int, total: int) -> None:
         """The share of zeros that this step shall have."""
@@ -79,6 +87,7 @@ class Masks:
         """Dead weights have none: they do not count for clipping, and their momentum fades until they are born anew.
         For rigl, how steep they would be is kept for the exchange."""
         due = self.settings.kind == "rigl" and self._due(step, total)
+        self.steep = {}
         for name, (weight, _) in self.found.items():
             if weight.grad is not None:
                 if due:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from edge_runtime.compress.artifact import Artifact
@@ -44,9 +45,10 @@ def prune_and_tune(
     loss: Loss | None = None,
     steps: int | None = None,
     notice: Callable[[str], None] | None = None,
+    keep: Path | None = None,
 ) -> PruneResult:
     """`net`: a PyTorch module, which stays as it is, or an Artifact in float. `loss`: the labels' cross-entropy by
-    default; distillation goes here.
+    default; distillation goes here. `steps`, `notice`, `keep` as in `fit`; of channels, `keep` is numbered by rounds.
 
     Raises EngineError without torch; InputError: nothing may go, a layer of `skip` that is not there, named."""
     torch = need_torch()
@@ -60,9 +62,9 @@ def prune_and_tune(
         raise UsageError(f"found {steps} steps to train, wanted 1 or more")
     before = float_graph(net, example)
     if settings.kind == "channels":
-        made, artifact, facts = _channels(before, lessons, settings, how, teach, total, notice)
+        made, artifact, facts = _channels(before, lessons, settings, how, teach, total, notice, keep)
     else:
-        made, facts = _weights(net, before, lessons, settings, how, teach, total, notice)
+        made, facts = _weights(net, before, lessons, settings, how, teach, total, notice, keep)
         artifact = _plain(float_graph(made, example))
     return PruneResult(made, artifact, before, facts | _counts(before, artifact))
 
@@ -76,6 +78,7 @@ def _weights(
     loss: Loss,
     total: int,
     notice: Callable[[str], None] | None,
+    keep: Path | None,
 ) -> tuple[Any, dict[str, Any]]:
     import copy
 
@@ -94,6 +97,8 @@ def _weights(
         gradients=masks.gradients,
         after=masks.after,
         notice=notice,
+        keep=keep,
+        tag=repr(settings),
     )
     masks.hold(made)  # the running average remembers weights from before they went
     return made, {"zeros": {name: round(one, 4) for name, one in masks.zeros().items()}}
@@ -107,8 +112,10 @@ def _channels(
     loss: Loss,
     total: int,
     notice: Callable[[str], None] | None,
+    keep: Path | None,
 ) -> tuple[Any, Artifact, dict[str, Any]]:
     from edge_runtime.compress.layers import weighted
+    from edge_runtime.compress.learn.checkpoint import stages
     from edge_runtime.compress.learn.graph_net import GraphNet
     from edge_runtime.compress.learn.qat import first_items
     from edge_runtime.compress.learn.quant_net import module_of
@@ -119,22 +126,25 @@ def _channels(
     each = 1 - (1 - settings.share) ** (1 / settings.rounds)
     between = max(1, round(total * settings.between / max(1, settings.rounds - 1)))
     kept: list[Any] = []
-    for number in range(settings.rounds):
-        nodes = {module_of(layer): layer.name for layer in weighted(artifact.model())}
-        last = number == settings.rounds - 1
-        cut = PruneChannels(
-            share=each,
-            importance=settings.importance,
-            multiple=settings.multiple if last else 1,
-            items=settings.items,
-            skip=tuple(nodes.get(name, name) for name in settings.skip),
-        )
-        facts: dict[str, Any] = {}
-        artifact = cut(artifact, Context(artifact, samples, facts=facts))
-        kept.append(facts["kept"])
-        some = max(1, total - between * number) if last else between
-        made = fit(GraphNet(artifact), lessons, loss, replace(how, seed=how.seed + number), steps=some, notice=notice)
-        artifact = made.artifact()
+    with stages(keep, settings.rounds) as places:
+        for number, place in enumerate(places):
+            nodes = {module_of(layer): layer.name for layer in weighted(artifact.model())}
+            last = number == settings.rounds - 1
+            cut = PruneChannels(
+                share=each,
+                importance=settings.importance,
+                multiple=settings.multiple if last else 1,
+                items=settings.items,
+                skip=tuple(nodes.get(name, name) for name in settings.skip),
+            )
+            facts: dict[str, Any] = {}
+            artifact = cut(artifact, Context(artifact, samples, facts=facts))
+            kept.append(facts["kept"])
+            some = max(1, total - between * number) if last else between
+            more: dict[str, Any] = {"notice": notice, "keep": place, "stay": True, "tag": repr(settings)}
+            seeded = replace(how, seed=how.seed + number)
+            made = fit(GraphNet(artifact), lessons, loss, seeded, steps=some, **more)
+            artifact = made.artifact()
     return made, artifact, {"kept": kept}
 
 
