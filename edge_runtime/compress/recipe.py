@@ -40,7 +40,8 @@ class Target:
 @dataclass(frozen=True)
 class Context:
     """What a pass may look at. `original` is the prepared model, float, before the first pass. `lessons`: the items for
-    passes that learn, where they are others than those to calibrate on; run_recipe hands them to these passes."""
+    passes that learn, where they are others than those to calibrate on; run_recipe hands them to these passes.
+    `checkpoint`: where such a pass may keep what it has learnt so far, for a run that is cut and goes on."""
 
     original: Artifact
     samples: Samples | None
@@ -48,6 +49,7 @@ class Context:
     progress: Progress = lambda done, total, words: None
     facts: dict[str, Any] = field(default_factory=dict)
     lessons: Samples | None = None
+    checkpoint: Path | None = None
 
     def note(self, key: str, value: Any) -> None:
         """A fact for the report of this step: anything that JSON can hold."""

@@ -57,7 +57,8 @@ def run_recipe(
     artifact: Artifact, recipe: Recipe, context: Context, *, keep: Path | None = None, notice: Notice | None = None
 ) -> tuple[Artifact, tuple[PassReport, ...]]:
     """`artifact`: prepared. `keep`: a folder for finished steps, made if need be; what stands there from an interrupted
-    run of the same recipe on the same model and items is taken up.
+    run of the same recipe on the same model and items is taken up: quantize_aware and prune_and_tune go on after the
+    last epoch that was finished, other passes begin anew.
 
     Raises UsageError on paper, InputError where a pass cannot work on the model, CollapseError where the result keeps
     fewer than LEAST_AGREEMENT of the decisions.
@@ -80,7 +81,9 @@ def run_recipe(
                 notice(f"{recipe.name}: step {number} of {len(recipe.passes)}, {pass_name(one)}")
             facts: dict[str, Any] = {}
             start = time.monotonic()
-            artifact = one(artifact, replace(context, facts=facts, samples=lessons or context.samples))
+            place = keep / f"{key}.pt" if keep and pass_name(one) in LEARNING else None
+            here = replace(context, facts=facts, samples=lessons or context.samples, checkpoint=place)
+            artifact = one(artifact, here)
             seconds = time.monotonic() - start
             drift = _drift(artifact, context, reference)
             report = PassReport(

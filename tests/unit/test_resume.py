@@ -161,3 +161,32 @@ def test_architectures_that_a_supernet_draws(tmp_path: Path):
         return teach(SPACE, school, replace(QUICK, batch=8), **more).net
 
     goes_on(run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({"pass": "quantize_aware", "weights": "int4", "anneal": 0.8}, 3),
+        ({"pass": "prune_and_tune", "kind": "rigl"}, 3),
+        ({"pass": "prune_and_tune", "kind": "channels"}, 4),  # two epochs of the first round, five of the last
+    ],
+    ids=["quantize_aware", "rigl", "channels"],
+)
+def test_a_step_of_a_recipe(settings: dict[str, Any], left: int, tmp_path: Path):
+    from edge_runtime.compress.recipe import read_recipe
+    from edge_runtime.compress.steps import run_recipe
+    from tests.unit.small_nets import context, items, residual
+
+    def progress(done: int, total: int, words: str) -> None:
+        if done == 4 and cuts:
+            raise cuts.pop()
+
+    original, folder, cuts = residual(), tmp_path / "steps", [Cut()]
+    recipe = read_recipe({"name": "one", "passes": [settings | {"epochs": 6, "rate": 3e-3}]}, "here")
+    here = replace(context(original, items(original, 96)), progress=progress)
+    with pytest.raises(Cut):
+        run_recipe(original, recipe, here, keep=folder)
+    assert list(folder.glob("*.pt"))
+    made, (report,) = run_recipe(original, recipe, here, keep=folder)
+    assert len(report.facts["epochs"]) == left and not list(folder.glob("*.pt"))
+    assert made == run_recipe(original, recipe, here)[0]

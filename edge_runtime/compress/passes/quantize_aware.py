@@ -57,7 +57,8 @@ class QuantizeAware:
 
 
 def teach(run: Any, artifact: Artifact, context: Context, what: str, settings: Any, how: Fit) -> Taught:
-    """The result of `run`, quantize_aware or prune_and_tune, on the items of the context and the original's answers."""
+    """The result of `run`, quantize_aware or prune_and_tune, on the items of the context and the original's answers.
+    Where the context has a place for a checkpoint, a run that was cut goes on; `epochs` tells of those since then."""
     from edge_runtime.compress.torch_graph import need_torch
 
     need_torch()
@@ -72,7 +73,7 @@ def teach(run: Any, artifact: Artifact, context: Context, what: str, settings: A
         context.progress(len(said), how.epochs, words)
 
     loss = against(context.original, lessons)
-    made: Taught = run(artifact, lessons, settings, how, loss=loss, notice=notice)
+    made: Taught = run(artifact, lessons, settings, how, loss=loss, notice=notice, keep=context.checkpoint)
     context.note("epochs", said)
     return made
 
