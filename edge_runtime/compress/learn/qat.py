@@ -28,6 +28,7 @@ from edge_runtime.compress.learn.taught import Taught
 from edge_runtime.compress.torch_graph import need_torch
 
 if TYPE_CHECKING:
+    from edge_runtime.compress.learn.quant_net import QuantNet
     from edge_runtime.compress.samples import Samples
 
 INT8 = QuantAware()
@@ -55,12 +56,7 @@ def quantize_aware(
     default; distillation goes here. `steps`, `notice`, `keep` as in `fit`.
 
     Raises EngineError without torch; InputError: a layer that cannot be trained, named; no labels and no loss."""
-    torch = need_torch()
-    from edge_runtime.compress.learn.graph_net import graph_and_parts
-    from edge_runtime.compress.learn.quant_net import QuantNet
-
-    before, parts = graph_and_parts(net, lessons.take(torch.arange(min(2, lessons.count))))
-    made = QuantNet(before, settings, first_items(before, lessons, settings.calibrate), parts)
+    made, before = _begin(net, lessons, settings)
     teach = loss or cross_entropy(lessons)
 
     def grow(step: int, total: int) -> None:
@@ -74,6 +70,22 @@ def quantize_aware(
     done = fit(made, lessons, teach, how, steps=steps, before=grow, after=hold, **more)
     done.strength = 1.0
     return QatResult(done, done.quantized(), before, _facts(done))
+
+
+def plainly_rounded(net: Any, lessons: Lessons, settings: QuantAware = INT8) -> QatResult:
+    """What `quantize_aware` begins from: the same bits by the same plan, ranges from the same items, nothing taught."""
+    made, before = _begin(net, lessons, settings)
+    return QatResult(made.eval(), made.quantized(), before, _facts(made))
+
+
+def _begin(net: Any, lessons: Lessons, settings: QuantAware) -> tuple[QuantNet, Artifact]:
+    """With the float graph."""
+    torch = need_torch()
+    from edge_runtime.compress.learn.graph_net import graph_and_parts
+    from edge_runtime.compress.learn.quant_net import QuantNet
+
+    before, parts = graph_and_parts(net, lessons.take(torch.arange(min(2, lessons.count))))
+    return QuantNet(before, settings, first_items(before, lessons, settings.calibrate), parts), before
 
 
 def first_items(artifact: Artifact, lessons: Lessons, most: int) -> Samples:

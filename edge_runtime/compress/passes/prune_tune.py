@@ -40,9 +40,10 @@ class PruneTune:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         """Raises EngineError without torch; InputError: nothing may go, a layer of `skip` that is not there."""
-        from edge_runtime.compress.passes.quantize_aware import teach
+        from edge_runtime.compress.passes.quantize_aware import lessons_of, teach
 
-        made = teach(prune_and_tune, artifact, context, "pruning with tuning", self._settings(), self._fit())
+        lessons = lessons_of(context.items("pruning with tuning"))
+        made = teach(prune_and_tune, artifact, context, lessons, self._settings(), self._fit())
         for key, value in made.facts.items():
             context.note(key, value)
         return made.artifact

@@ -72,23 +72,24 @@ def repair(
     """`artifact` with weights that answer more like `original`'s; facts: drift on the held-out items, before and
     after, by epoch, and the epoch taken (0: none, the weights are as they were)."""
     from edge_runtime.compress import torch_graph
-    from edge_runtime.errors import InputError
 
     torch = torch_graph.need_torch()
-    count = min(max(round(samples.count * settings.held_out), 1), MOST_HELD)
-    if samples.count < 2 * count or samples.count < 2:
-        raise InputError(f"found {samples.count} items to repair with, wanted at least 2: some to learn, some to judge")
+    held, lessons = apart(samples, settings.held_out, "repair")
     with torch_graph.single_thread(torch, settings.threads):
         torch.manual_seed(settings.seed)
         teacher, student = torch_graph.TorchGraph(original), torch_graph.TorchGraph(artifact)
-        held, lessons = _halves(samples, count)
         return _train(torch, teacher, student, lessons, held, artifact, settings, progress)
 
 
-def _halves(samples: Samples, count: int) -> tuple[Samples, Samples]:
-    """Held out: `count` items evenly spread; the rest to learn from."""
+def apart(samples: Samples, share: float, what: str) -> tuple[Samples, Samples]:
+    """Held out: up to MOST_HELD items, evenly spread; the rest to learn from. Raises InputError for too few."""
     import numpy as np
 
+    from edge_runtime.errors import InputError
+
+    count = min(max(round(samples.count * share), 1), MOST_HELD)
+    if samples.count < 2 * count:
+        raise InputError(f"found {samples.count} items to {what} with, wanted at least 2: some to learn, some to judge")
     held = np.unique(np.linspace(0, samples.count - 1, count).round().astype(np.int64))
     rest = np.setdiff1d(np.arange(samples.count), held)
     return _chosen(samples, held), _chosen(samples, rest)
