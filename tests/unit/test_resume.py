@@ -63,14 +63,14 @@ PRUNINGS = [
     {"scope": "layer"},
     {"scope": "lamp", "end": 1.0},
     {"n": 2, "m": 4},
-    {"kind": "rigl", "scope": "layer"},
-    {"kind": "set", "scope": "layer", "end": 1.0},
+    {"kind": "rigl", "scope": "layer", "end": 1.0},
+    {"kind": "set", "scope": "layer", "end": 1.0},  # drawn anew after the cut
 ]
 
 
 @pytest.mark.parametrize("settings", PRUNINGS, ids=str)
 def test_what_is_held_at_0(settings: dict[str, Any], tmp_path: Path):
-    about = exported(), lessons(), PruneAndTune(every=3, **settings), QUICK
+    about = exported(), lessons(), PruneAndTune(every=6, **settings), QUICK
     goes_on(lambda **more: prune_and_tune(*about, **more), tmp_path)
 
 
