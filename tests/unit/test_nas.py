@@ -124,6 +124,15 @@ def test_record_keeps_whole_lines(tmp_path: Path):
         Record(path)
 
 
+@pytest.mark.parametrize("content", [b'{"results": [1, 2, 3]}', b"no", b'{"key": "a"}\n{"keys'])
+def test_a_file_that_is_no_record_stays_as_it_is(content: bytes, tmp_path: Path):
+    path = tmp_path / "mine.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"line [12]: found no row of a search"):
+        Record(path)
+    assert path.read_bytes() == content
+
+
 def test_dask_that_is_not_there_is_a_clear_error():
     with pytest.raises(EngineError, match="distributed is not installed|no Dask scheduler answers"):
         open_workers("tcp://127.0.0.1:9").close()

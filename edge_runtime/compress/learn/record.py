@@ -14,6 +14,16 @@ from typing import Any
 
 from edge_runtime.errors import InputError
 
+START = b'{"key": "'
+"""Of every row."""
+
+
+def _foreign(path: Path, number: int, line: bytes) -> InputError:
+    return InputError(
+        f"{path}: line {number}: found no row of a search: {line[:80]!r}, wanted a record or no file",
+        hint=f"give another path, such as {path.with_suffix('.record.jsonl')}: this file stays as it is",
+    )
+
 
 class Record:
     """Rows by key; in memory only without a path. Raises InputError for a file that is no record."""
@@ -25,16 +35,17 @@ class Record:
 
     def _read(self, path: Path) -> None:
         content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
+        whole, rest = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
+        number = 0
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 row = json.loads(line)
                 self.rows[row["key"]] = row
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{path}: line {number}: found no row of a search: {line[:80]!r}", hint=f"rm {path}"
-                ) from error
-        if len(whole) < len(content):  # cut while it was written
+                raise _foreign(path, number, line) from error
+        if rest[: len(START)] != START[: len(rest)]:
+            raise _foreign(path, number + 1, rest)
+        if rest:  # cut while it was written
             with path.open("r+b") as file:
                 file.truncate(len(whole))
                 os.fsync(file.fileno())
