@@ -27,10 +27,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_runtime.compress.learn.asked import ask_once
 from edge_runtime.compress.learn.distill import Distillation, distill
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, answers
-from edge_runtime.compress.learn.teachers import LOGITS, OnnxTeacher, StoredTeacher, TorchTeacher, ask_once
+from edge_runtime.compress.learn.teachers import LOGITS, OnnxTeacher, StoredTeacher, TorchTeacher
 from models.zoo.encoder import TOKENS, Sorter, load, tokens
 from models.zoo.export import answers as file_answers
 from models.zoo.export import to_onnx

@@ -16,7 +16,7 @@ from edge_runtime.compress.learn.distill import Distillation, born_again, distil
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.likeness import answer_loss, attention_loss, feature_loss, label_loss
 from edge_runtime.compress.learn.loop import answers
-from edge_runtime.compress.learn.teachers import Several, StoredTeacher, TorchTeacher
+from edge_runtime.compress.learn.teachers import OnnxTeacher, Several, StoredTeacher, TorchTeacher
 from edge_runtime.errors import EngineError, InputError, UsageError
 from tests.conftest import ROOT
 from tests.unit.taught_nets import QUICK, Exact, lessons, student
@@ -148,6 +148,56 @@ def test_features_and_attention_come_nearer_and_the_projection_is_gone():
     taught = distill(made, teacher, found, settings, QUICK)
     assert {name for name, _ in taught.named_parameters()} == names
     assert unlike(taught) < before / 2
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_student_learns_numbers(outputs: int):
+    """Far from 0, where a softmax would say the same of each item."""
+    found, many = lessons(labels=False), (QUICK, Distillation(numbers=True))
+    teacher = torch.nn.Linear(3, outputs)
+    with torch.no_grad():
+        teacher.weight.copy_(2 * torch.eye(3)[:outputs]), teacher.bias.fill_(0)
+        teacher.bias[-1] = 37
+    several = Several((teacher, StoredTeacher.of(answers(teacher, found) + 2)), (1, 1))
+    wanted = answers(teacher, found)
+    for one, more in ((teacher, 0.0), (several, 1.0)):
+        made = distill(student(outputs), one, found, many[1], replace(many[0], epochs=60, rate=0.1, average=0.0))
+        assert np.sqrt(np.square(answers(made, found) - wanted - more).mean(0)).max() < 0.5
+    with pytest.raises(InputError, match="class 1 as its answer to each of 96 items, beyond doubt") as caught:
+        distill(student(outputs), teacher, found, how=QUICK, steps=1)
+    assert caught.value.hint and "numbers=True" in caught.value.hint
+
+
+def test_a_sigmoid_among_numbers_stays():
+    found = lessons(labels=False)
+    teacher = torch.nn.Sequential(student(1, seed=1), torch.nn.Sigmoid()).eval()
+    made = distill(student(1), OnnxTeacher(deliver.artifact(teacher, found).content), found,
+                   Distillation(numbers=True), QUICK)  # fmt: skip
+    assert np.abs(answers(made, found) - answers(teacher, found)).mean() < 0.05
+
+
+def test_one_class_with_doubt_is_told_and_taught():
+    found, said = lessons(labels=False), list[str]()
+    doubtful = StoredTeacher.of(np.array([[1.0, 0.0, 0.0]], np.float32) + found.inputs["x"] / 100)
+    distill(student(), doubtful, found, how=QUICK, steps=1, notice=said.append)
+    assert said[0].startswith("teacher: found class 0 as its answer to each of 96 items")
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return 3 * x, x
+
+
+def test_a_tuple_is_no_answer_and_a_frozen_net_no_student():
+    found = lessons()
+    for pair in ((torch.nn.Sequential(student(), Pair()), Exact()), (student(), Pair())):
+        for settings in (Distillation(), Distillation(numbers=True), Distillation(once=False)):
+            with pytest.raises(InputError, match="found a tuple as its answer, wanted one tensor"):
+                distill(*pair, found, settings, how=QUICK)
+    for teacher in (Exact(), None):
+        with pytest.raises(UsageError, match="found no weight that may change") as caught:
+            distill(student().requires_grad_(False), teacher, found, how=QUICK)
+    assert caught.value.hint == "net.requires_grad_(True)"
 
 
 def test_generations_are_networks_of_their_own():

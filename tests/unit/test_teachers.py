@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from edge_runtime.compress.learn import deliver
+from edge_runtime.compress.learn.asked import ask_once
 from edge_runtime.compress.learn.distill import distill
 from edge_runtime.compress.learn.lessons import Lessons
-from edge_runtime.compress.learn.teachers import OnnxTeacher, Several, StoredTeacher, TorchTeacher, ask_once
+from edge_runtime.compress.learn.loop import answers
+from edge_runtime.compress.learn.teachers import OnnxTeacher, Several, StoredTeacher, TorchTeacher
 from edge_runtime.errors import InputError, UsageError
 from tests.unit.taught_nets import QUICK, Exact, lessons, student
 
@@ -36,13 +38,52 @@ def test_an_onnx_file_teaches_as_the_module_does(tmp_path: Path):
     )
 
 
-def test_the_file_of_a_teacher_of_one_item_at_a_time_is_asked_so():
+@pytest.mark.parametrize("ending", ["Softmax", "Sigmoid"])
+def test_what_leaves_probabilities_as_they_are_hides_them_not(ending: str, tmp_path: Path):
+    import onnx
+
+    net, found = student(seed=1).eval(), lessons()
+    proto = onnx.load_from_string(deliver.artifact(net, found).content)
+    last = proto.graph.output[0].name
+    for place, name in enumerate((ending, "Identity", "Cast")):
+        more = {"to": onnx.TensorProto.FLOAT} if name == "Cast" else {}
+        proto.graph.node.append(onnx.helper.make_node(name, [last], [last := f"t{place}"], **more))
+    proto.graph.output[0].name = last
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(proto.SerializeToString())
+    said, wanted = (torch.softmax(ask(one, found), 1) for one in (OnnxTeacher(str(path)), TorchTeacher(net)))
+    assert torch.allclose(said, wanted, atol=1e-5)
+    plain = ask(OnnxTeacher(path, probabilities=False), found)
+    assert float(plain.min()) > 0 and float(plain.max()) < 1
+
+
+def test_probabilities_that_the_graph_does_not_show_are_refused():
+    net, found = torch.nn.Sequential(student(seed=1), torch.nn.Softmax(1)).eval(), lessons()
+    shares = torch.nn.Sequential(net[0], Shares()).eval()
+    file = deliver.artifact(shares, found).content
+    shown = [OnnxTeacher(file), net, Several((student(seed=2), net)), StoredTeacher.of(answers(net, found))]
+    for teacher in shown:
+        with pytest.raises(InputError, match="wanted logits, not probabilities"):
+            distill(student(), teacher, found, how=QUICK, steps=1)
+    said = torch.softmax(ask(OnnxTeacher(file, probabilities=True), found), 1)
+    assert np.allclose(said, answers(net, found), atol=1e-5)
+
+
+class Shares(torch.nn.Module):
+    """Softmax by hand."""
+
+    def forward(self, x: Any) -> Any:
+        return x.exp() / x.exp().sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("size", [1, 8, 100])
+def test_the_file_of_a_teacher_of_so_many_items_at_a_time_is_asked_so(size: int):
     import onnx
 
     net, found = student(seed=1).eval(), lessons()
     proto = onnx.load_from_string(deliver.artifact(net, found).content)
     for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
+        value.type.tensor_type.shape.dim[0].dim_value = size
     del proto.graph.value_info[:]
     made = OnnxTeacher(proto.SerializeToString())
     assert torch.allclose(ask(made, found), ask(TorchTeacher(net), found), atol=1e-5)
@@ -106,7 +147,7 @@ def test_a_varied_item_is_shown_to_the_teacher_as_to_the_student():
     teacher.forward = watched  # type: ignore[method-assign]
     found = lessons(prepare=lambda parts, dice: parts if dice is None else (parts[0] * 100,))
     distill(student(), teacher, found, how=QUICK, steps=2)
-    assert len(seen) == 3 and min(seen[1:]) > 50  # the check, and two batches
+    assert len(seen) == 5 and min(seen[3:]) > 50  # the checks of 2, 64 and 32 items, and two batches
 
 
 def test_a_teacher_with_other_input_names_is_told_how_to_be_renamed():

@@ -1,11 +1,12 @@
-"""Settings out of range, said in one way."""
+"""Settings out of range, and answers that are none, said in one way."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from edge_runtime.errors import UsageError
+from edge_runtime.compress.torch_graph import need_torch
+from edge_runtime.errors import InputError, UsageError
 
 
 def check_whole(settings: Any, names: Iterable[str], least: int) -> None:
@@ -24,3 +25,20 @@ def check_shares(settings: Any, names: Iterable[str], low: float, high: float) -
             raise UsageError(
                 f"{type(settings).__name__}: {name}: found {value!r}, wanted a number from {low} to {high}"
             )
+
+
+def check_answer(found: Any, who: str) -> None:
+    """Raises InputError where a network gives anything but one tensor, such as a tuple."""
+    if not isinstance(found, need_torch().Tensor):
+        raise InputError(
+            f"{who}: found a {type(found).__name__} as its answer, wanted one tensor",
+            hint="wrap it in a module whose forward gives the logits alone",
+        )
+
+
+def check_free(weights: Iterable[Any], who: str) -> None:
+    """Raises UsageError where none of a network's weights may change."""
+    if not any(one.requires_grad for one in weights):
+        raise UsageError(
+            f"{who}: found no weight that may change, wanted one to teach", hint="net.requires_grad_(True)"
+        )

@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_runtime.compress.learn.asked import ask_once
 from edge_runtime.compress.learn.checkpoint import stages
+from edge_runtime.compress.learn.checks import check_answer, check_free
+from edge_runtime.compress.learn.heard import check_decisions, heard, spread_of
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.likeness import (
     answer_loss,
@@ -29,9 +32,10 @@ from edge_runtime.compress.learn.likeness import (
     check_pair,
     feature_loss,
     label_loss,
+    number_loss,
 )
 from edge_runtime.compress.learn.loop import Fit, Hook, Loss, check_logits, cross_entropy, fit, own_state
-from edge_runtime.compress.learn.teachers import LOGITS, Teacher, TorchTeacher, ask_once, modules_of, named, widened
+from edge_runtime.compress.learn.teachers import LOGITS, Teacher, TorchTeacher, as_numbers, modules_of, named, widened
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.errors import InputError, UsageError
 
@@ -49,6 +53,9 @@ class Distillation:
     rest is the teacher's; `smoothing` of the labels; `answers`: weight of the loss on answers (0: features alone, as in
     TinyBERT's first stage).
 
+    `numbers`: answers are numbers, as of a regression, and no logits: the mean square of the difference, output by
+    output in the teacher's standard deviation, is made small; temperature and labels do not count.
+
     `features`, `attention`: weights of the imitation of the pairs in `layers`, the student's part -> the teacher's;
     `mask`: the lessons' input that is 1 where a token counts. `once`: whether the teacher is asked once an item, as it
     is, or at every batch; None: once unless the lessons are varied. `folder` keeps such answers for other runs.
@@ -60,6 +67,7 @@ class Distillation:
     hard: float = 0.1
     smoothing: float = 0.0
     answers: float = 1.0
+    numbers: bool = False
     features: float = 0.0
     attention: float = 0.0
     layers: tuple[tuple[str, str], ...] = ()
@@ -113,9 +121,10 @@ def distill(
     """
     need_torch()
     asked = None if teacher is None else named(teacher)
+    asked = as_numbers(asked) if asked and settings.numbers else asked
     tag = str(replace(settings, folder=None)) + (f" {asked.digest()}" if asked and keep else "")
     with own_state(how.seed, how.threads):
-        loss, more = _to_learn(student, asked, lessons, settings, how)
+        loss, more = _to_learn(student, asked, lessons, settings, how, notice)
         hooks: dict[str, Any] = {"before": before, "after": after, "gradients": gradients, "notice": notice}
         kept: dict[str, Any] = {"keep": keep, "stay": stay, "tag": tag}
         taught = [*student.parameters(), *more]
@@ -123,18 +132,33 @@ def distill(
 
 
 def _to_learn(
-    student: nn.Module, teacher: Teacher | None, lessons: Lessons, settings: Distillation, how: Fit
+    student: nn.Module,
+    teacher: Teacher | None,
+    lessons: Lessons,
+    settings: Distillation,
+    how: Fit,
+    notice: Callable[[str], None] | None,
 ) -> tuple[Loss, list[Any]]:
     """The loss, and its own parameters."""
     if teacher is None:
+        if settings.numbers:
+            raise InputError("found numbers=True without a teacher, wanted one whose numbers are to be learned")
         if lessons.labels is None:
             raise InputError("found neither a teacher nor labels, wanted one of them to learn from")
         return cross_entropy(lessons, settings.smoothing), []
     _apart(student, teacher)
+    check_free(student.parameters(), f"student {type(student).__name__}")
     ask = _asked(teacher, lessons, settings, how.threads)
     need_torch().manual_seed(how.seed)  # projections are drawn alike, whatever a teacher drew
     projections = _check(student, ask, lessons, settings)
-    loss = distillation_loss(ask, lessons, settings, projections)
+    spread = None
+    if settings.answers:
+        said = heard(ask, lessons)
+        if settings.numbers:
+            spread = spread_of(said)
+        else:
+            check_decisions(said, lessons, max(settings.temperatures), notice)
+    loss = distillation_loss(ask, lessons, settings, projections, spread)
     return loss, [one for net in projections.values() for one in net.parameters()]
 
 
@@ -159,8 +183,15 @@ def _asked(teacher: Teacher, lessons: Lessons, settings: Distillation, threads: 
     return teacher.bind(lessons, names)
 
 
-def distillation_loss(ask: Ask, lessons: Lessons, settings: Distillation, projections: Mapping[str, nn.Module]) -> Loss:
-    """For `fit`: how unlike the teacher, and the labels, a network is. `projections` by the student's part."""
+def distillation_loss(
+    ask: Ask,
+    lessons: Lessons,
+    settings: Distillation,
+    projections: Mapping[str, nn.Module],
+    spread: Tensor | None = None,
+) -> Loss:
+    """For `fit`: how unlike the teacher, and the labels, a network is. `projections` by the student's part; `spread` of
+    answers that are numbers."""
     torch = need_torch()
     labels = None if lessons.labels is None else torch.from_numpy(lessons.labels.astype(np.int64))
     hard = settings.hard if labels is not None else 0.0
@@ -170,7 +201,9 @@ def distillation_loss(ask: Ask, lessons: Lessons, settings: Distillation, projec
         ours, theirs = _parts(net, inputs, settings), ask(inputs, index)
         mask = None if place is None else inputs[place]
         total = torch.zeros(())
-        if settings.answers:
+        if settings.answers and spread is not None:
+            total = total + settings.answers * number_loss(ours[LOGITS], theirs[LOGITS], spread)
+        elif settings.answers:
             soft = [answer_loss(ours[LOGITS], theirs[LOGITS], one) for one in settings.temperatures]
             total = total + settings.answers * (1 - hard) * sum(soft) / len(soft)
             if hard and labels is not None:
@@ -217,14 +250,7 @@ def _check(student: nn.Module, ask: Ask, lessons: Lessons, settings: Distillatio
         ours, theirs = _parts(student.eval(), inputs, settings), ask(inputs, index)
     student.train(was)
     if settings.answers:
-        check_logits(ours[LOGITS], lessons.largest_label if settings.hard else None, f"student {who}")
-        check_logits(theirs[LOGITS], None, "teacher")
-    if settings.answers and widened(ours[LOGITS]).shape != widened(theirs[LOGITS]).shape:
-        raise InputError(
-            f"found answers {list(ours[LOGITS].shape[1:])} an item of the student, {list(theirs[LOGITS].shape[1:])} of "
-            "the teacher, wanted logits of the same classes",
-            hint="give the student as many outputs, or learn features alone: Distillation(answers=0, features=1, ...)",
-        )
+        _check_answers(ours[LOGITS], theirs[LOGITS], lessons, settings, f"student {who}")
     made = {}
     for name, other in settings.layers:
         if name not in ours:
@@ -233,6 +259,23 @@ def _check(student: nn.Module, ask: Ask, lessons: Lessons, settings: Distillatio
         if name.startswith("features"):
             made[name] = torch.nn.Linear(channels(ours[name]), channels(theirs[other]))
     return made
+
+
+def _check_answers(ours: Tensor, theirs: Tensor, lessons: Lessons, settings: Distillation, who: str) -> None:
+    if settings.numbers:
+        check_answer(ours, who)
+        check_answer(theirs, "teacher")
+        alike = ours.shape == theirs.shape
+    else:
+        check_logits(ours, lessons.largest_label if settings.hard else None, who)
+        check_logits(theirs, None, "teacher")
+        alike = widened(ours).shape == widened(theirs).shape
+    if not alike:
+        raise InputError(
+            f"found answers {list(ours.shape[1:])} an item of the student, {list(theirs.shape[1:])} of "
+            f"the teacher, wanted {'as many numbers' if settings.numbers else 'logits of the same classes'}",
+            hint="give the student as many outputs, or learn features alone: Distillation(answers=0, features=1, ...)",
+        )
 
 
 # ---------------------------------------------------------------- a model that teaches itself

@@ -27,6 +27,11 @@ def answer_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
+def number_loss(student: Tensor, teacher: Tensor, spread: Tensor) -> Tensor:
+    """Mean square of the difference of answers that are numbers, each in the teacher's standard deviation."""
+    return ((student - teacher) / spread).square().mean()
+
+
 def label_loss(student: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy; with one logit the logistic loss."""
     return need_torch().nn.functional.cross_entropy(widened(student), labels, label_smoothing=smoothing)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.compress.learn import checkpoint
+from edge_runtime.compress.learn.checks import check_answer, check_free
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.settings import Fit as Fit
 from edge_runtime.compress.learn.settings import Hook as Hook
@@ -109,6 +110,7 @@ class _Run:
         if self.total < 1:
             raise UsageError(f"found {steps} steps to train, wanted 1 or more")
         self.taught = [one for one in (net.parameters() if parameters is None else parameters) if one.requires_grad]
+        check_free(self.taught, type(net).__name__)
         self.mean = copy.deepcopy(net) if settings.average else None
         self.optimizer = torch.optim.AdamW(self.taught, settings.rate, weight_decay=settings.decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._share)
@@ -255,6 +257,7 @@ def cross_entropy(lessons: Lessons, smoothing: float = 0.0) -> Loss:
 
 def check_logits(logits: Any, largest: int | None, who: str = "network") -> None:
     """Raises InputError for anything but (N, 1) or (N, C), and for labels, `largest` of them, that are no class."""
+    check_answer(logits, who)
     if logits.ndim != 2 or logits.shape[1] < 1:
         raise InputError(f"{who}: found answers of shape {list(logits.shape)}, wanted logits (N, 1) or (N, C)")
     classes = max(2, int(logits.shape[1]))

@@ -7,11 +7,12 @@ A teacher gives parts of an item by name: "logits" always, and what else a stude
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edge_runtime.compress.torch_graph import need_torch, single_thread
+from edge_runtime.compress.learn.checks import check_answer
+from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.digest import sha256
 from edge_runtime.errors import InputError, UsageError
 
@@ -59,7 +60,9 @@ class TorchTeacher:
             given = self.change(inputs) if self.change else inputs
             with torch.no_grad():
                 found = module.forward_parts(*given) if names else {LOGITS: module(*given)}
-            return _wanted(found, names, f"teacher {type(module).__name__}")
+            wanted = _wanted(found, names, f"teacher {type(module).__name__}")
+            check_answer(wanted[LOGITS], f"teacher {type(module).__name__}")
+            return wanted
 
         return ask
 
@@ -76,47 +79,60 @@ class OnnxTeacher:
     the graph by the part's name; `rename`: the lessons' input by the file's, where they differ.
 
     A file that ends in Softmax or Sigmoid gives probabilities: their logits are taken, which temperature needs.
+    `probabilities` says whether it does; None: what the graph ends in, but for nodes that leave numbers as they are.
     """
 
-    model: Path | bytes
+    model: Path | str | bytes
     logits: str | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
     change: Change | None = None
     threads: int = 1
+    probabilities: bool | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, str):
+            object.__setattr__(self, "model", Path(self.model))
 
     def bind(self, lessons: Lessons, names: Sequence[str]) -> Ask:
         torch = need_torch()
         session, outputs, undo = self._open(names)
         given = self._inputs(session, tuple(lessons.inputs))
         kinds = {one.name: one.type for one in session.get_inputs()}
-        single = any(isinstance(one.shape[0], int) and one.shape[0] == 1 for one in session.get_inputs() if one.shape)
+        fixed = _fixed_batch(session)
 
         def run(feeds: dict[str, Any]) -> Parts:
             found = session.run(list(outputs.values()), feeds)
+            for tensor, one in zip(outputs.values(), found, strict=True):
+                if not hasattr(one, "dtype"):
+                    raise InputError(f"teacher: found a {type(one).__name__} as {tensor!r}, wanted a tensor")
             return {name: torch.from_numpy(one) for name, one in zip(outputs, found, strict=True)}
 
         def ask(inputs: tuple[Tensor, ...], index: Tensor) -> Parts:
             shown = self.change(inputs) if self.change else inputs
             feeds = {name: _as(kinds[name], shown[place]) for name, place in given.items()}
-            if single:
-                rows = [run({name: one[row : row + 1] for name, one in feeds.items()}) for row in range(len(index))]
-                found = {name: torch.cat([one[name] for one in rows]) for name in outputs}
+            if fixed:
+                parts = [run(_filled(feeds, start, fixed)) for start in range(0, len(index), fixed)]
+                found = {name: torch.cat([one[name] for one in parts])[: len(index)] for name in outputs}
             else:
                 found = run(feeds)
-            found[LOGITS] = undo(found[LOGITS].float())
+            said = found[LOGITS].float()
+            found[LOGITS] = undo(said) if undo else said
+            if undo is None and self.probabilities is None:
+                refuse_shares(said, "teacher", "OnnxTeacher(..., probabilities=True), or False where they are logits")
             return found
 
         return ask
 
-    def _open(self, names: Sequence[str]) -> tuple[Any, dict[str, str], Callable[[Tensor], Tensor]]:
-        """A session, the tensor of each part, and what makes logits of the file's answer."""
+    def _open(self, names: Sequence[str]) -> tuple[Any, dict[str, str], Callable[[Tensor], Tensor] | None]:
+        """A session, the tensor of each part, and what makes logits of the file's answer, where it is none."""
         import onnx
         import onnxruntime as ort
 
         from edge_runtime.compress.artifact import load_artifact, read_artifact
 
-        made = read_artifact(self.model, "teacher") if isinstance(self.model, bytes) else load_artifact(self.model)
+        model = self.model
+        made = read_artifact(model, "teacher") if isinstance(model, bytes) else load_artifact(Path(model))
         if made.format != "onnx":
             raise InputError(
                 "teacher: found a TFLite file, wanted an ONNX file", hint="store its answers: StoredTeacher"
@@ -137,7 +153,7 @@ class OnnxTeacher:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads, settings.log_severity_level = self.threads, 4
         session = ort.InferenceSession(proto.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-        return session, outputs, _undo(makers[answer].op_type)
+        return session, outputs, _undo(_ending(makers, answer), self.probabilities)
 
     def _inputs(self, session: Any, lessons: tuple[str, ...]) -> dict[str, int]:
         """The place among the lessons' inputs of each of the file's."""
@@ -152,8 +168,9 @@ class OnnxTeacher:
         return {name: lessons.index(ours) for name, ours in named.items()}
 
     def digest(self) -> str:
-        content = self.model if isinstance(self.model, bytes) else self.model.read_bytes()
-        return sha256(content + repr((self.logits, dict(self.parts), dict(self.rename))).encode()).hexdigest()
+        content = self.model if isinstance(self.model, bytes) else Path(self.model).read_bytes()
+        settings = self.logits, dict(self.parts), dict(self.rename), self.probabilities
+        return sha256(content + repr(settings).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -190,10 +207,11 @@ class StoredTeacher:
 class Several:
     """Some teachers as one: the logits are the logarithm of the weighted mean of their probabilities, so that with
     temperature 1 the student's target is that mean. Other parts are the first teacher's. A module among
-    them is a TorchTeacher."""
+    them is a TorchTeacher. `numbers`: answers are numbers, of which the weighted mean is taken."""
 
     teachers: tuple[Teacher | nn.Module, ...]
     weights: tuple[float, ...] = ()
+    numbers: bool = False
 
     def __post_init__(self) -> None:
         weights = self.weights or (1.0,) * len(self.teachers)
@@ -210,9 +228,13 @@ class Several:
 
         def ask(inputs: tuple[Tensor, ...], index: Tensor) -> Parts:
             found = [one(inputs, index) for one in asks]
-            logits = [widened(one[LOGITS]) for one in found]
+            logits = [one[LOGITS] if self.numbers else widened(one[LOGITS]) for one in found]
             if len({one.shape for one in logits}) > 1:
                 raise InputError(f"teachers: found answers {[list(one.shape) for one in logits]}, wanted one shape")
+            if self.numbers:
+                return found[0] | {LOGITS: sum(share * one for share, one in zip(self.weights, logits, strict=True))}
+            for one in logits:
+                refuse_shares(one, "one of several teachers", AS_LOGITS)
             shares = [torch.log_softmax(one, -1).double().exp() for one in logits]
             mean = sum(weight * one for weight, one in zip(self.weights, shares, strict=True))
             return found[0] | {LOGITS: mean.clamp_min(1e-30).log().float()}
@@ -221,7 +243,7 @@ class Several:
 
     def digest(self) -> str:
         parts = [one.digest() for one in self.teachers]
-        return sha256(repr((parts, self.weights)).encode()).hexdigest()
+        return sha256(repr((parts, self.weights, self.numbers)).encode()).hexdigest()
 
 
 def named(teacher: Any) -> Teacher:
@@ -235,6 +257,15 @@ def named(teacher: Any) -> Teacher:
         )
     found: Teacher = teacher
     return found
+
+
+def as_numbers(teacher: Teacher) -> Teacher:
+    """The same teacher, whose answers are numbers rather than logits of classes: a Sigmoid at its end is not undone."""
+    if isinstance(teacher, OnnxTeacher) and teacher.probabilities is None:
+        return replace(teacher, probabilities=False)
+    if isinstance(teacher, Several):
+        return replace(teacher, teachers=tuple(as_numbers(named(one)) for one in teacher.teachers), numbers=True)
+    return teacher
 
 
 def modules_of(teacher: Teacher) -> Iterator[nn.Module]:
@@ -252,14 +283,59 @@ def widened(logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], dim=-1) if logits.shape[-1] == 1 else logits
 
 
-def _undo(ending: str) -> Callable[[Tensor], Tensor]:
+AS_LOGITS = "a module without its Softmax, or StoredTeacher.of(np.log(answers))"
+
+SAME = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Dropout")
+"""Nodes that leave the numbers of their first input as they are."""
+
+
+def _ending(makers: Mapping[str, Any], answer: str) -> str:
+    """The operator that made the numbers of this tensor."""
+    node = makers[answer]
+    while node.op_type in SAME and node.input[0] in makers:
+        node = makers[node.input[0]]
+    return str(node.op_type)
+
+
+def _undo(ending: str, probabilities: bool | None) -> Callable[[Tensor], Tensor] | None:
     torch = need_torch()
     tiny = 1e-12
-    if ending == "Softmax":
-        return lambda found: found.clamp_min(tiny).log()
+    if probabilities is False:
+        return None
     if ending == "Sigmoid":
         return lambda found: torch.logit(found.double(), eps=tiny).float()
-    return lambda found: found
+    if ending == "Softmax":
+        return lambda found: found.clamp_min(tiny).log()
+    if probabilities:
+        return lambda found: torch.logit(found, eps=1e-6) if found.shape[-1] == 1 else found.clamp_min(tiny).log()
+    return None
+
+
+def refuse_shares(logits: Tensor, who: str, hint: str) -> None:
+    """Raises InputError for rows from 0 to 1 that add up to 1: Softmax gives such ones, and logits are never like that
+    for item after item."""
+    if logits.ndim != 2 or min(logits.shape) < 2 or float(logits.min()) < 0 or float(logits.max()) > 1:
+        return
+    if float((logits.sum(1) - 1).abs().max()) < 1e-3:
+        raise InputError(
+            f"{who}: found answers from 0 to 1 that add up to 1, wanted logits, not probabilities", hint=hint
+        )
+
+
+def _fixed_batch(session: Any) -> int:
+    """How many items the file takes at a time, 0 for any number."""
+    found = {one.shape[0] for one in session.get_inputs() if one.shape and isinstance(one.shape[0], int)}
+    if len(found) > 1:
+        shapes = ", ".join(f"{one.name} {one.shape}" for one in session.get_inputs())
+        raise InputError(f"teacher: found inputs {shapes}, wanted items along the first axis of each")
+    return found.pop() if found else 0
+
+
+def _filled(feeds: Mapping[str, NDArray[Any]], start: int, size: int) -> dict[str, NDArray[Any]]:
+    """So many items from `start` on; where there are fewer, the last one again and again."""
+    count = len(next(iter(feeds.values())))
+    rows = [min(row, count - 1) for row in range(start, start + size)]
+    return {name: one[rows] for name, one in feeds.items()}
 
 
 def _as(kind: str, tensor: Tensor) -> NDArray[Any]:
@@ -274,90 +350,3 @@ def _wanted(found: dict[str, Any], names: Sequence[str], who: str) -> dict[str, 
     if missing:
         raise InputError(f"{who}: found {', '.join(found)}, wanted {', '.join(missing)} besides")
     return {name: found[name] for name in (LOGITS, *names)}
-
-
-# ---------------------------------------------------------------- answers that are computed once
-
-
-def ask_once(
-    teacher: Teacher,
-    lessons: Lessons,
-    names: Sequence[str] = (),
-    folder: Path | None = None,
-    batch: int = 64,
-    threads: int = 1,
-) -> StoredTeacher:
-    """The teacher's answers to every item as it is, without augmentation; parts other than logits in float16.
-
-    `folder` keeps them as .npy files under a name made of the teacher's digest, its answers to the first batch, and the
-    items': found again next time. A part whose size changes from batch to batch is filled up with zeros to the largest:
-    where a batch is cut to its longest text, lessons in the order of length cost the teacher least.
-    `threads`: PyTorch's.
-    """
-    if isinstance(teacher, StoredTeacher):
-        return teacher
-    with single_thread(need_torch(), threads):
-        return _computed(teacher, lessons, names, folder, batch)
-
-
-def _computed(
-    teacher: Teacher, lessons: Lessons, names: Sequence[str], folder: Path | None, batch: int
-) -> StoredTeacher:
-    import numpy as np
-
-    ask = teacher.bind(lessons, names)
-    place = None
-    if folder is not None:
-        place = folder / _key(teacher, ask, lessons, names, batch)
-        if place.is_dir():
-            return StoredTeacher(
-                {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in (LOGITS, *names)}
-            )
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in (LOGITS, *names)}
-    for index, inputs in lessons.batches(batch, None):
-        for name, tensor in ask(inputs, index).items():
-            found[name].append(tensor.numpy().astype(np.float32 if name == LOGITS else np.float16))
-    arrays = {name: _joined(parts) for name, parts in found.items()}
-    if place is not None:
-        _write(place, arrays)
-    return StoredTeacher(arrays)
-
-
-def _key(teacher: Teacher, ask: Ask, lessons: Lessons, names: Sequence[str], batch: int) -> str:
-    """Of what the teacher is shown: another `prepare` is another key. And of what it says: a digest knows neither what
-    happens between a module's weights nor what `change` does."""
-    whole = sha256(repr((teacher.digest(), tuple(names), tuple(lessons.inputs))).encode())
-    for place, (index, inputs) in enumerate(lessons.batches(batch)):
-        said = ask(inputs, index).values() if place == 0 else ()
-        for tensor in (*inputs, *said):
-            whole.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
-    return whole.hexdigest()[:24]
-
-
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    import numpy as np
-
-    largest = [max(sizes) for sizes in zip(*(one.shape[1:] for one in parts), strict=True)]
-    made = np.zeros((sum(map(len, parts)), *largest), parts[0].dtype)
-    start = 0
-    for one in parts:
-        made[(slice(start, start + len(one)), *map(slice, one.shape[1:]))] = one
-        start += len(one)
-    return made
-
-
-def _write(place: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """A folder that is there is whole."""
-    import os
-    import shutil
-
-    import numpy as np
-
-    draft = place.with_name(f".{place.name}.{os.getpid()}")
-    draft.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays.items():
-        np.save(draft / f"{name}.npy", array)
-    try:
-        draft.rename(place)
-    except OSError:  # another run was first
-        shutil.rmtree(draft)
