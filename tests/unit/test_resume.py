@@ -14,7 +14,7 @@ from edge_runtime.compress.learn.distill import Distillation, born_again, distil
 from edge_runtime.compress.learn.loop import Fit, cross_entropy, fit
 from edge_runtime.compress.learn.prune_tune import PruneAndTune, prune_and_tune
 from edge_runtime.compress.learn.qat import QuantAware, quantize_aware
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import InputError, UsageError
 from tests.unit.test_qat import exported, lessons, net
 
 pytestmark = pytest.mark.torch
@@ -102,6 +102,56 @@ def test_a_checkpoint_without_what_hooks_remember_is_refused(tmp_path: Path):
         prune_and_tune(net(), found, PruneAndTune(0.5), QUICK, notice=cut_at(2), keep=tmp_path / "other.pt")
     with pytest.raises(UsageError, match=r"share=0\.5.*share=0\.6"):
         prune_and_tune(net(), found, PruneAndTune(0.6), QUICK, keep=tmp_path / "other.pt")
+
+
+def spoilt(place: Path, how: str) -> None:
+    import torch
+
+    if how == "cut":
+        place.write_bytes(place.read_bytes()[:3000])
+    elif how == "no archive":
+        place.write_bytes(b"abc")
+    elif how == "of a net":
+        torch.save(net().state_dict(), place)
+    elif how == "a folder":
+        place.unlink()
+        place.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("cut", "found no checkpoint"), ("no archive", "found no checkpoint"), ("of a net", "found no checkpoint"),
+     ("a folder", "found a folder, wanted a file")],
+)  # fmt: skip
+def test_what_is_no_checkpoint_is_refused_before_the_first_step(how: str, words: str, tmp_path: Path):
+    taught, found, keep = net(), lessons(), tmp_path / "run.pt"
+    with pytest.raises(Cut):
+        fit(taught, found, cross_entropy(found), QUICK, notice=cut_at(2), keep=keep)
+    spoilt(keep, how)
+    with pytest.raises(InputError, match=rf"run\.pt: {words}") as caught:
+        fit(net(), found, cross_entropy(found), QUICK, keep=keep, notice=lambda _: pytest.fail("an epoch was taught"))
+    assert caught.value.hint and str(keep) in caught.value.hint
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    found, said = lessons(), list[str]()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="found no way to write a checkpoint"):
+        fit(net(), found, cross_entropy(found), QUICK, keep=tmp_path / "file" / "run.pt", notice=said.append)
+    assert not said
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    keep = tmp_path / "runs" / "run.pt"
+    with pytest.raises(Cut):
+        fit(net(), found, cross_entropy(found), QUICK, notice=cut_at(2), keep=str(keep))  # type: ignore[arg-type]
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"No space left on device; the one of the epoch before stays in .*run\.pt"):
+        fit(net(), found, cross_entropy(found), QUICK, keep=keep)
+    assert list(keep.parent.iterdir()) == [keep]
 
 
 def test_channels_that_went_in_rounds(tmp_path: Path):

@@ -14,11 +14,13 @@ import numpy as np
 
 from edge_runtime.compress.torch_graph import need_torch
 from edge_runtime.digest import blake2b
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from edge_runtime.compress.learn.lessons import Lessons
     from edge_runtime.compress.learn.settings import Fit, Loss
+
+PARTS = {"of", "done", "epoch", "net", "mean", "taught", "optimizer", "schedule", "dice", "global"}
 
 
 def origin(
@@ -71,22 +73,61 @@ def _first_step(net: Any, lessons: Lessons, loss: Loss, settings: Fit) -> dict[s
 def stages(keep: Path | None, count: int) -> Iterator[list[Path | None]]:
     """A checkpoint for each of `count` runs, one after the other, where `keep` is wanted. Those that are to stay do so
     until all runs are done, so that a cut among the last does not cost the first."""
+    keep = None if keep is None else Path(keep)
     places = [keep and keep.with_name(f"{keep.stem}.{number}{keep.suffix}") for number in range(1, count + 1)]
     yield places
     for place in filter(None, places):
         place.unlink(missing_ok=True)
 
 
+def _fresh(path: Path) -> Path:
+    return path.with_suffix(f"{path.suffix}.new")
+
+
+def ready(path: Path) -> None:
+    """Makes the folder. Raises InputError where nothing can be written there, before an epoch is spent."""
+    if path.is_dir():
+        raise InputError(
+            f"{path}: found a folder, wanted a file for a checkpoint", hint=f"keep={str(path / 'run.pt')!r}"
+        )
+    fresh = _fresh(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.touch()
+        fresh.unlink()
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
 def write(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f"{path.suffix}.new")
-    need_torch().save(state, fresh)
-    os.replace(fresh, path)
+    """Whole or not at all. Raises InputError where it cannot be written, as on a full disk."""
+    fresh = _fresh(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            need_torch().save(state, file)
+        os.replace(fresh, path)
+    except (OSError, RuntimeError) as error:  # torch wraps what the disk says
+        fresh.unlink(missing_ok=True)
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: Exception) -> InputError:
+    kept = f"; the one of the epoch before stays in {path}" if path.is_file() else ""
+    reason = str(error).splitlines()[0]
+    return InputError(
+        f"{path}: found no way to write a checkpoint: {reason}{kept}", hint=f"df -h {path.parent}; ls -ld {path.parent}"
+    )
 
 
 def read(path: Path, of: dict[str, Any]) -> dict[str, Any]:
-    """Raises UsageError where it is of another run, and says in what it differs."""
-    state: dict[str, Any] = need_torch().load(path, weights_only=True)
+    """Raises InputError for what is no checkpoint; UsageError for one of another run, with what differs."""
+    try:
+        state: dict[str, Any] = need_torch().load(path, weights_only=True)
+    except Exception as error:  # of many kinds: unpickling, zip archives, files
+        raise _foreign(path, f"{type(error).__name__} when it was read") from error
+    if not isinstance(state, dict) or PARTS - set(state) or not isinstance(state["of"], dict):
+        raise _foreign(path, "another file of PyTorch")
     found = state["of"]
     if unlike := [name for name in dict.fromkeys([*found, *of]) if found.get(name) != of.get(name)]:
         raise UsageError(
@@ -94,6 +135,13 @@ def read(path: Path, of: dict[str, Any]) -> dict[str, Any]:
             hint=f"rm {path}",
         )
     return state
+
+
+def _foreign(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path}: found no checkpoint but {what}, wanted one of this run or no file",
+        hint=f"rm {path}, if nothing else needs it, or give another path",
+    )
 
 
 def _words(of: dict[str, Any], names: list[str]) -> str:

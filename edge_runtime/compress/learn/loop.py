@@ -57,9 +57,10 @@ def fit(
     What a hook remembers from step to step goes into the checkpoint where the hook, or the object whose method it is,
     has state_dict and load_state_dict (tensors and plain values); nothing else that it remembers does.
 
-    Raises UsageError where a checkpoint is of other settings, lessons, weights or losses; InputError where the loss is
-    no longer finite.
+    Raises UsageError where a checkpoint is of other settings, lessons, weights or losses, or no weight may change;
+    InputError where `keep` is no checkpoint or cannot be written, and where the loss is no longer finite.
     """
+    keep = None if keep is None else Path(keep)
     with own_state(settings.seed, settings.threads):
         run = _Run(net, lessons, loss, settings, steps, parameters, _Kept(keep, stay, tag, (before, gradients, after)))
         return run.go(before, gradients, after, notice)
@@ -211,7 +212,10 @@ class _Run:
         checkpoint.write(self.keep, plain)
 
     def _take_up(self) -> None:
-        if self.keep is None or not self.keep.is_file():
+        if self.keep is None:
+            return
+        checkpoint.ready(self.keep)
+        if not self.keep.is_file():
             return
         torch = need_torch()
         plain = checkpoint.read(self.keep, self.of)
