@@ -254,3 +254,20 @@ def test_items_of_compress_teach_and_a_folder_of_pictures_is_refused(tmp_path: P
     assert taught.inputs.keys() == {"x"} and np.array_equal(taught.labels, found.labels)
     with pytest.raises(InputError, match="found a folder of images"):
         from_samples(Samples("pictures", 1, None, paths=(tmp_path / "a.png",)))
+
+
+def test_lists_and_tensors_are_lessons_too():
+    import torch
+
+    found = lessons()
+    assert found.labels is not None
+    for inputs, labels in (
+        (found.inputs["x"].tolist(), found.labels.tolist()),
+        (torch.from_numpy(found.inputs["x"]).requires_grad_(), torch.from_numpy(found.labels)),
+    ):
+        made = Lessons({"x": inputs}, labels, times=[1] * 96)  # type: ignore[dict-item,arg-type]
+        assert np.array_equal(made.inputs["x"], found.inputs["x"]) and np.array_equal(made.labels, found.labels)
+        assert fit(net(), made, cross_entropy(made), QUICK, steps=2)
+    for inputs in ([[1.0], [1.0, 2.0]], ["a", "b"], 3.0):
+        with pytest.raises(InputError, match="x: found a .*, wanted an array of numbers"):
+            Lessons({"x": inputs})  # type: ignore[dict-item]

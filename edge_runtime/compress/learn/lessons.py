@@ -27,7 +27,8 @@ class Lessons:
     `prepare` turns a batch of the stored arrays, as tensors, into what the network takes. It gets a torch.Generator
     when the network is taught, to vary the items with, and None when it is judged, which must give the same each time.
 
-    Raises InputError: no items; arrays of different lengths; a label or a count below 0.
+    Lists and tensors become arrays. Raises InputError: no items; arrays of different lengths; what is no array of
+    numbers; a label or a count below 0.
     """
 
     inputs: dict[str, npt.NDArray[Any]]
@@ -38,6 +39,10 @@ class Lessons:
     def __post_init__(self) -> None:
         if not self.inputs:
             raise InputError("found lessons without an input, wanted an array for each input of the network")
+        object.__setattr__(self, "inputs", {name: _array(one, name) for name, one in self.inputs.items()})
+        for name in ("labels", "times"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else _array(given, name))
         lengths = {name: len(one) for name, one in self.inputs.items()}
         for name, array in (("labels", self.labels), ("times", self.times)):
             if array is None:
@@ -103,6 +108,21 @@ class Lessons:
     def steps(self, size: int) -> int:
         """Batches of one epoch."""
         return max(1, len(self.shown()) // size)
+
+
+def _array(given: Any, name: str) -> npt.NDArray[Any]:
+    """An array as it is; of a tensor or a list, one. Raises InputError for what makes none, item by item."""
+    if hasattr(given, "detach"):
+        given = given.detach().cpu().numpy()
+    try:
+        made: npt.NDArray[Any] = given if isinstance(given, np.ndarray) else np.asarray(given)
+    except ValueError:  # lists of different lengths
+        made = np.asarray(None)
+    if made.ndim < 1 or made.dtype.kind not in "biufc":
+        raise InputError(
+            f"{name}: found a {type(given).__name__} of {made.dtype} {made.shape}, wanted an array of numbers"
+        )
+    return made
 
 
 def from_samples(samples: Samples) -> Lessons:
