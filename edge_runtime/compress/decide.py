@@ -40,11 +40,13 @@ class Limits:
 
 
 def by_share(dependencies: Dependencies, scores: Any, share: float, limits: Limits) -> Keep:
-    """`share` of each group's units goes."""
+    """`share` of each group's units goes. Raises InputError where there is no group of which some may."""
     keep = dependencies.everything()
-    for group in dependencies.groups:
-        if limits.allow(group):
-            _drop(keep, group, scores, limits.rounded(group, round(len(group.units) * (1 - share))))
+    allowed = [group for group in dependencies.groups if limits.allow(group)]
+    if not allowed:
+        raise _whole(dependencies, limits)
+    for group in allowed:
+        _drop(keep, group, scores, limits.rounded(group, round(len(group.units) * (1 - share))))
     return keep
 
 
@@ -64,7 +66,7 @@ def by_target(dependencies: Dependencies, scores: Any, macs: float, parameters: 
         if limits.allow(group)
     }
     if not worth:
-        raise InputError(f"found no channels that may go, wanted some:\n{dependencies}")
+        raise _whole(dependencies, limits)
     order = np.unique(np.concatenate(list(worth.values())))
 
     def under(place: int) -> Keep:
@@ -88,6 +90,12 @@ def by_target(dependencies: Dependencies, scores: Any, macs: float, parameters: 
         middle = (low + high) // 2
         low, high = (low, middle) if measure(under(middle), costs) <= wanted else (middle, high)
     return under(high if measure(under(low), costs) > wanted else low)
+
+
+def _whole(dependencies: Dependencies, limits: Limits) -> InputError:
+    skipped = f" beside those of skip, {', '.join(limits.skip)}" if limits.skip else ""
+    hint = "single weights of any layer may go: the pass prune_weights, or another kind of prune_and_tune"
+    return InputError(f"found no channels that may go, wanted some{skipped}:\n{dependencies}", hint=hint)
 
 
 def _saved(dependencies: Dependencies, group: Group, costs: Costs, of_macs: bool) -> float:

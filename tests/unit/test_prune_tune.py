@@ -134,6 +134,22 @@ def test_fewer_channels_are_fewer_parameters_and_run_on_both_engines():
     on_both_engines(result)
 
 
+@pytest.mark.parametrize(
+    ("layers", "share", "words"),
+    [((3,), 0.5, "no channels that may go"), ((4, 3), 0.1, "all stay"), ((2, 3), 0.1, "share 0.1 in 2 rounds")],
+)
+def test_channels_of_which_none_goes_are_told(layers: tuple[int, ...], share: float, words: str):
+    import torch
+
+    parts, width, found = list[Any](), 6, np.random.default_rng(1).normal(size=(40, 6)).astype(np.float32)
+    for one in layers:
+        parts, width = [*parts, torch.nn.Linear(width, one), torch.nn.ReLU()], one
+    some = Lessons({"x": found}, (found[:, 0] > 0).astype(np.int64))
+    with pytest.raises(InputError, match=words) as caught:
+        prune_and_tune(torch.nn.Sequential(*parts[:-1]), some, PruneAndTune(share, "channels"), QUICK)
+    assert caught.value.hint
+
+
 def test_the_readme_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import re
 
@@ -173,5 +189,5 @@ def test_a_shared_weight_is_counted_once_and_no_steps_are_refused():
 
 
 def test_channels_of_a_module_named_by_its_path_stay():
-    whole = pruned(kind="channels", rounds=1, skip=("first",))
-    assert matrices(whole.artifact)["first.weight"].shape == matrices(exported())["first.weight"].shape
+    with pytest.raises(InputError, match="no channels that may go, wanted some beside those of skip, node_Conv"):
+        pruned(kind="channels", rounds=1, skip=("first",))  # all others depend on its

@@ -24,7 +24,7 @@ from edge_runtime.compress.learn.loop import Fit, Loss, cross_entropy, fit
 from edge_runtime.compress.learn.settings import PruneAndTune as PruneAndTune
 from edge_runtime.compress.learn.taught import Taught
 from edge_runtime.compress.torch_graph import need_torch
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import InputError, UsageError
 
 HALF = PruneAndTune()
 TUNE = Fit(epochs=6, rate=2e-3)
@@ -126,6 +126,7 @@ def _channels(
     each = 1 - (1 - settings.share) ** (1 / settings.rounds)
     between = max(1, round(total * settings.between / max(1, settings.rounds - 1)))
     kept: list[Any] = []
+    fewer = False
     with stages(keep, settings.rounds) as places:
         for number, place in enumerate(places):
             nodes = {module_of(layer): layer.name for layer in weighted(artifact.model())}
@@ -140,12 +141,24 @@ def _channels(
             facts: dict[str, Any] = {}
             artifact = cut(artifact, Context(artifact, samples, facts=facts))
             kept.append(facts["kept"])
+            fewer = fewer or facts["parameters"][1] < facts["parameters"][0]
+            if not fewer and (last or settings.multiple == 1):  # rounds to come would be like this one
+                raise _nothing(facts["kept"], settings)
             some = max(1, total - between * number) if last else between
             more: dict[str, Any] = {"notice": notice, "keep": place, "stay": True, "tag": repr(settings)}
             seeded = replace(how, seed=how.seed + number)
             made = fit(GraphNet(artifact), lessons, loss, seeded, steps=some, **more)
             artifact = made.artifact()
     return made, artifact, {"kept": kept}
+
+
+def _nothing(kept: dict[str, str], settings: PruneAndTune) -> InputError:
+    groups = "; ".join(f"{makers}: {count}" for makers, count in kept.items())
+    return InputError(
+        f"channels: found that all stay ({groups}), wanted fewer: share {settings.share:g} in {settings.rounds} rounds "
+        f"is less than one of a group, with counts rounded to {settings.multiple}",
+        hint="a larger share, fewer rounds or a smaller multiple",
+    )
 
 
 def _plain(artifact: Artifact) -> Artifact:
