@@ -12,10 +12,10 @@ from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.layers import Layer, attribute
 from edge_runtime.compress.outputs import tap
 from edge_runtime.compress.samples import Samples
+from edge_runtime.compress.windows import padding
 from edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -93,22 +93,6 @@ def patches(layer: Layer, array: Any, places: int = PLACES, choose: Choose = spr
     taken = windows[(slice(None), slice(None), *index)]  # (B, C, n, *kernel)
     taken = np.moveaxis(taken, 2, 1).reshape(-1, groups, array.shape[1] // groups * int(np.prod(kernel)))
     return np.ascontiguousarray(np.moveaxis(taken, 1, 0), np.float32)
-
-
-def padding(node: ir.Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Zeros before and after, by spatial axis; `auto_pad` worked out."""
-    rank, how = len(kernel), attribute(node, "auto_pad", "NOTSET")
-    if how in ("SAME_UPPER", "SAME_LOWER"):
-        strides = attribute(node, "strides", (1,) * rank)
-        dilations = attribute(node, "dilations", (1,) * rank)
-        whole = [
-            max((-(-size // step) - 1) * step + (k - 1) * d + 1 - size, 0)
-            for size, step, k, d in zip(sizes, strides, kernel, dilations, strict=True)
-        ]
-        small, large = [one // 2 for one in whole], [one - one // 2 for one in whole]
-        return (small, large) if how == "SAME_UPPER" else (large, small)
-    pads = list(attribute(node, "pads", (0,) * 2 * rank)) if how == "NOTSET" else [0] * 2 * rank
-    return pads[:rank], pads[rank:]
 
 
 def _weight_shape(layer: Layer) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.errors import InputError
 
@@ -107,6 +109,7 @@ def _tidy(content: bytes) -> bytes:
             taken.add(name)
     proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     _pools(proto)
+    _plain_windows(proto)
     proto.doc_string, proto.graph.doc_string, proto.producer_name, proto.producer_version = "", "", "", ""
     del proto.graph.value_info[:]
     shaped = onnx.shape_inference.infer_shapes(proto, data_prop=True)
@@ -144,3 +147,34 @@ def _pools(proto: Any) -> None:
     kept = [one for one in proto.graph.initializer if one.name in read]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
+
+
+def _plain_windows(proto: Any) -> None:
+    """Zeros that an average pool counts stand in a Pad of their own where ceil_mode lets its windows read past them:
+    onnxruntime's integer kernel would count what is behind them as well, its float kernel does not."""
+    import onnx
+    import onnx_ir as ir
+
+    from edge_runtime.compress.windows import padding, reads_past_padding
+
+    known = {one.name: one.type.tensor_type.shape.dim for one in [*proto.graph.value_info, *proto.graph.input]}
+    for place in reversed(range(len(proto.graph.node))):
+        node = proto.graph.node[place]
+        said = {one.name: one for one in node.attribute}
+        if node.op_type != "AveragePool" or not {"ceil_mode", "count_include_pad"} <= set(said):
+            continue
+        sizes = [one.dim_value for one in known.get(node.input[0], ())][2:]
+        seen = ir.Node("", node.op_type, [], [ir.from_proto(one) for one in node.attribute])
+        if not said["count_include_pad"].i or not all(sizes) or not sizes or not reads_past_padding(seen, sizes):
+            continue
+        before, after = padding(seen, sizes, said["kernel_shape"].ints)
+        for name in {"count_include_pad", "pads", "auto_pad"} & set(said):
+            node.attribute.remove(said[name])
+        if not any((*before, *after)):
+            continue
+        name, zeros = f"{node.output[0]}_padded", f"{node.output[0]}_pads"
+        widths = np.array([0, 0, *before, 0, 0, *after], np.int64)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(widths, zeros))
+        made = onnx.helper.make_node("Pad", [node.input[0], zeros], [name], name=f"{node.name}_pad")
+        node.input[0] = name
+        proto.graph.node.insert(place, made)

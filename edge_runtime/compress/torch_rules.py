@@ -26,7 +26,7 @@ def _numbers(tensor: Any) -> list[int]:
 
 def _window(node: ir.Node, x: Any, kernel: Any) -> tuple[Any, Any, Any, Any]:
     """Strides, dilations, zeros before and after each spatial axis."""
-    from edge_runtime.compress.moments import padding
+    from edge_runtime.compress.windows import padding
 
     rank = len(kernel)
     before, after = padding(node, tuple(x.shape[2:]), kernel)
@@ -57,22 +57,36 @@ def conv_transpose(graph: Any, node: ir.Node, x: Any, weight: Any, bias: Any = N
 
 
 def max_pool(graph: Any, node: ir.Node, x: Any) -> Any:
+    from edge_runtime.compress.windows import read_after
+
     kernel = attribute(node, "kernel_shape")
-    strides, dilations, before, after = _window(node, x, kernel)
-    x = _padded(x, before, after, float("-inf"))
+    strides, dilations, before, _ = _window(node, x, kernel)
+    x = _padded(x, before, read_after(node, tuple(x.shape[2:]), kernel), float("-inf"))
     run = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}[len(kernel)]
-    return run(x, kernel, strides, 0, dilations, bool(attribute(node, "ceil_mode", 0)))
+    return run(x, kernel, strides, 0, dilations)
 
 
 def average_pool(graph: Any, node: ir.Node, x: Any) -> Any:
+    from edge_runtime.compress.windows import read_after
+
     kernel = attribute(node, "kernel_shape")
-    strides, _, before, after = _window(node, x, kernel)
+    strides, dilations, before, after = _window(node, x, kernel)
+    if any(one != 1 for one in dilations):
+        raise InputError(f"layer {node.name!r}: found dilations of an average pool, wanted none")
     run = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}[len(kernel)]
-    total = run(_padded(x, before, after), kernel, strides, 0, bool(attribute(node, "ceil_mode", 0)))
-    if not any((*before, *after)) or attribute(node, "count_include_pad", 0):
+    reach = read_after(node, tuple(x.shape[2:]), kernel)
+    total = run(_padded(x, before, reach), kernel, strides)
+    # zeros of the padding may count; those behind it, which ceil_mode lets the last window read, never do
+    include = attribute(node, "count_include_pad", 0)
+    free = after if include else [0] * len(kernel)
+    if not any(read > size for read, size in zip(reach, free, strict=True)) and (include or not any(before)):
         return total
-    inside = run(_padded(torch.ones_like(x[:1, :1]), before, after), kernel, strides, 0)
-    return total / inside
+    ones = torch.ones_like(x[:1, :1])
+    if include:
+        counted = [min(pair) for pair in zip(after, reach, strict=True)]
+        ones = _padded(ones, before, counted, 1.0)
+        before, reach = [0] * len(kernel), [read - size for read, size in zip(reach, counted, strict=True)]
+    return total / run(_padded(ones, before, reach), kernel, strides)
 
 
 def gemm(graph: Any, node: ir.Node, a: Any, b: Any, c: Any = None) -> Any:
