@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 INT8 = QuantAware()
 GENTLE = Fit(epochs=4, rate=1e-3)
+SHOWN = 32  # items on which the file is compared with the net
+APART_SD = 0.05  # more than a step of the output, on average
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,14 @@ def quantize_aware(
     more: dict[str, Any] = {"notice": notice, "keep": keep, "tag": repr(settings)}
     done = fit(made, lessons, teach, how, steps=steps, before=grow, after=hold, **more)
     done.strength = 1.0
-    return QatResult(done, done.quantized(), before, _facts(done))
+    made_file, facts = done.quantized(), _facts(done)
+    facts["file"] = _file_apart(done, made_file, lessons)
+    if notice and facts["file"]["mean_sd"] > APART_SD:
+        notice(
+            "the file answers otherwise than the net that was taught: {mean_sd:.3f} standard deviations on average, "
+            "{largest_sd:.3f} at most, on {items} items in onnxruntime".format(**facts["file"])
+        )
+    return QatResult(done, made_file, before, facts)
 
 
 def plainly_rounded(net: Any, lessons: Lessons, settings: QuantAware = INT8) -> QatResult:
@@ -100,6 +109,22 @@ def first_items(artifact: Artifact, lessons: Lessons, most: int) -> Samples:
     found = lessons.take(torch.from_numpy(places))
     arrays = {name: one.contiguous().numpy() for name, one in zip(names, found, strict=True)}
     return Samples("lessons", len(places), None, arrays)
+
+
+def _file_apart(net: QuantNet, artifact: Artifact, lessons: Lessons) -> dict[str, Any]:
+    """How far the file's answers in onnxruntime lie from the net's, on a few items: a kernel may not do what training
+    took it to do, or 8-bit weights saturate on this machine."""
+    from edge_runtime.compress.drift import compare
+    from edge_runtime.compress.outputs import BATCH
+    from edge_runtime.compress.outputs import answers as run
+
+    items = first_items(artifact, lessons, SHOWN)
+    torch = need_torch()
+    with torch.inference_mode():
+        wanted = net.eval()(*(torch.from_numpy(one) for one in items.arrays.values())).numpy()
+    (name, said), *_ = run(artifact, items, BATCH).items()
+    drift = compare({name: wanted}, {name: said})
+    return {"items": items.count, "mean_sd": drift.mean, "largest_sd": drift.largest}
 
 
 def _facts(net: Any) -> dict[str, Any]:
