@@ -44,8 +44,9 @@ from edge_runtime.compress.artifact import load_artifact  # noqa: E402
 from edge_runtime.compress.export import from_torch  # noqa: E402
 from edge_runtime.compress.learn import supernet  # noqa: E402
 from edge_runtime.compress.learn.builders import Separable  # noqa: E402
+from edge_runtime.compress.learn.exhaustive import exhaustive  # noqa: E402
 from edge_runtime.compress.learn.loop import Fit, answers  # noqa: E402
-from edge_runtime.compress.learn.nas import Candidate, Found, Search, exhaustive, search_architecture  # noqa: E402
+from edge_runtime.compress.learn.nas import Candidate, Found, Search, search_architecture  # noqa: E402
 from edge_runtime.compress.learn.prices import Limits, words  # noqa: E402
 from edge_runtime.compress.learn.record import Record  # noqa: E402
 from edge_runtime.compress.learn.space import Space, from_plain, key_of  # noqa: E402

@@ -19,9 +19,10 @@ import pytest
 
 from edge_runtime.compress.learn import proxies
 from edge_runtime.compress.learn.builders import Separable
+from edge_runtime.compress.learn.exhaustive import exhaustive
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import answers
-from edge_runtime.compress.learn.nas import Candidate, Search, exhaustive, front, search_architecture
+from edge_runtime.compress.learn.nas import Candidate, Search, front, search_architecture
 from edge_runtime.compress.learn.prices import Limits, price, refusals
 from edge_runtime.compress.learn.record import Record
 from edge_runtime.compress.learn.space import Space, from_plain, key_of, plain_of
@@ -337,7 +338,7 @@ def never(logits: Any, lessons: Lessons) -> float:
 @pytest.mark.torch
 def test_what_cannot_be_taught_is_told_and_left_out(tmp_path: Path):
     found, said = lessons(), list[str]()
-    endless = Lessons({"x": np.full_like(found.inputs["x"], np.inf)}, found.labels)
+    endless = Lessons({"x": np.full_like(found.inputs["x"], 3e38)}, found.labels)
     wild = School(endless, found)
     for school, why in ((wild, "found a loss of"), (School(found, found, score=never), "found a score of nan")):
         for _ in range(2):  # the second time from the record

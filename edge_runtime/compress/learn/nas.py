@@ -26,12 +26,13 @@ from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.prices import FORMS, NO_LIMITS, Limits, Price, paper_of, price, refusals, words
 from edge_runtime.compress.learn.record import Record
 from edge_runtime.compress.learn.space import Code, Space, key_of, plain_of
+from edge_runtime.compress.learn.suits import check_suits
 from edge_runtime.compress.learn.tag import tag_of
 from edge_runtime.compress.learn.trial import Rung, School, as_trial, run_trial
 from edge_runtime.compress.learn.workers import Workers, open_workers
 from edge_runtime.compress.pareto import Objective
 from edge_runtime.errors import BudgetError, InputError, UsageError
-from edge_runtime.profile import DeviceProfile
+from edge_runtime.profile import DeviceProfile, load_profile
 
 Notice = Callable[[str], None]
 _TRIES = 2000
@@ -133,26 +134,29 @@ def search_architecture(
     space: Space,
     lessons: Lessons,
     val: Lessons,
-    device: DeviceProfile,
+    device: DeviceProfile | str,
     settings: Search = Search(),
     *,
     school: School | None = None,
     limits: Limits = NO_LIMITS,
     seeds: Sequence[Any] = (),
     supernet: Any = None,
-    record: Path | Record | None = None,
+    record: Path | str | Record | None = None,
     workers: Workers | str | int = 1,
     notice: Notice | None = None,
 ) -> Found:
-    """`school`: how candidates are taught and scored, where the defaults are not right; its lessons are replaced by
-    these. `seeds`: builders to begin with, which go up every rung, so that what is found can be compared with them.
-    `supernet`: a supernet.Shared that rung 0 is read from, instead of its training. `record`: a file to go on from.
-    `workers`: a number of processes, or a Dask scheduler's address.
+    """`device`: a profile, or what load_profile takes. `school`: how candidates are taught and scored, where the
+    defaults are not right; its lessons are replaced by these. `seeds`: builders to begin with, which go up every rung,
+    so that what is found can be compared with them. `supernet`: a supernet.Shared that rung 0 is read from, instead of
+    its training. `record`: a file to go on from. `workers`: a number of processes, or a Dask scheduler's address.
 
-    Raises UsageError, InputError; BudgetError where nothing in the space fits the device.
+    Raises UsageError: inputs of another shape than lessons or val give, too few classes; InputError: items that are
+    not finite, candidates that cannot be taught; BudgetError where nothing in the space fits the device.
     """
     school = replace(school, lessons=lessons, val=val) if school else School(lessons, val)
-    kept = record if isinstance(record, Record) else Record(record)
+    device = load_profile(device) if isinstance(device, str) else device
+    check_suits(space, school, settings.rungs, seeds)
+    kept = record if isinstance(record, Record) else Record(None if record is None else Path(record))
     opened = open_workers(workers) if isinstance(workers, str | int) else workers
     try:
         return _Hunt(space, school, device, settings, limits, supernet, kept, opened, notice).go(seeds)
@@ -372,29 +376,3 @@ def _read_shared(given: tuple[School, Any], trial: Mapping[str, Any]) -> dict[st
     from edge_runtime.compress.learn.supernet import run_shared
 
     return run_shared(*given, trial)
-
-
-def exhaustive(
-    space: Space, school: School, rung: Rung, seed: int, record: Record, workers: Workers, notice: Notice | None = None
-) -> dict[str, float]:
-    """The score of each architecture of a small space that can be taught, by key_of, as a search judges it there."""
-    how = str(sorted(asdict(rung).items()))
-    made, tag = dict[str, float](), tag_of(school)
-    ones = [space.decode(code) for code in space.every()]
-    missing = []
-    for one in ones:
-        row = record.get(f"{tag} {how} {seed} {key_of(one)}")
-        if row is None:
-            missing.append(one)
-        elif not row.get("failed"):
-            made[key_of(one)] = row["score"]
-    trials = [as_trial(plain_of(one), rung, seed) for one in missing]
-    for place, answer in workers.run(run_trial, school, trials):
-        one = missing[place]
-        about = {"architecture": plain_of(one), "rung": 0, "how": how}
-        record.put(f"{tag} {how} {seed} {key_of(one)}", about | answer)
-        if not answer.get("failed"):
-            made[key_of(one)] = answer["score"]
-        if notice:
-            notice(f"{len(made)} of {len(ones)}")
-    return made

@@ -72,15 +72,19 @@ def run_trial(school: School, trial: Mapping[str, Any]) -> dict[str, Any]:
         need_torch().save(net.state_dict(), fresh)
         os.replace(fresh, file)
     logits = answers(net, shrunk(school.val, trial["rung"]["shrink"]))
-    made = judged(school, logits)
-    if not math.isfinite(made["score"]):
-        made = {"failed": f"found a score of {made['score']}, wanted a finite one"}
-    return made | {"seconds": round(time.monotonic() - began, 2)}
+    return judged(school, logits) | {"seconds": round(time.monotonic() - began, 2)}
 
 
 def judged(school: School, logits: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """The largest of answers that are no numbers is no decision: such a candidate has failed."""
+    endless = ~np.isfinite(logits).all(axis=1)
+    if endless.any():
+        return {"failed": f"found {endless.sum()} of {len(logits)} answers that are not finite, wanted finite ones"}
     right = accuracy(logits, school.val)
-    return {"score": school.score(logits, school.val) if school.score else right, "accuracy": right}
+    score = school.score(logits, school.val) if school.score else right
+    if not math.isfinite(score):
+        return {"failed": f"found a score of {score}, wanted a finite one"}
+    return {"score": score, "accuracy": right}
 
 
 def train(school: School, trial: Mapping[str, Any]) -> Any:
@@ -130,6 +134,9 @@ class Shrinking:
         given = inputs if self.prepare is None else self.prepare(inputs, dice)
         if any(one.ndim != 4 for one in given):
             raise UsageError("found inputs that are no pictures, wanted (N,channels,height,width) to make smaller")
+        least = min(size for one in given for size in one.shape[2:])
+        if self.side > least:
+            raise UsageError(f"Rung: shrink: found {self.side}, wanted at most {least}, the least side of the pictures")
         return tuple(torch.nn.functional.avg_pool2d(one, self.side) for one in given)
 
 
