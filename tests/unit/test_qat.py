@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.compress.artifact import Artifact, slim
 from edge_runtime.compress.drift import compare, decisions
+from edge_runtime.compress.layers import weighted
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, answers
 from edge_runtime.compress.learn.qat import QatResult, QuantAware, first_items, quantize_aware
@@ -278,6 +279,16 @@ def test_weights_stand_on_their_grid(values: list[float], kind: str):
     assert np.abs(found.levels).max() <= bits.most and (found.levels[matrix == 0] == 0).all()
     made.sum().backward()
     assert weight.grad.isfinite().all() and rounder.log.grad.isfinite().all()
+
+
+def test_layers_too_small_to_be_rounded_are_told_from_none():
+    with pytest.raises(InputError, match="found 4 layers with weights, the largest of 432, wanted one of at least 500"):
+        quantize_aware(exported(), lessons(), QuantAware("int8", "float", least=500), QUICK)
+    every = tuple(one.name for one in weighted(exported().model()))
+    with pytest.raises(
+        InputError, match="found 4 layers with weights and none that may be rounded, 4 of them in `keep`"
+    ):
+        quantize_aware(exported(), lessons(), QuantAware("int8", keep=every), QUICK)
 
 
 def test_what_cannot_be_taught_is_named():

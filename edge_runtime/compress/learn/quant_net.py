@@ -63,9 +63,13 @@ class QuantNet(GraphNet):
         chosen = list({str(one.weight.name): one for one in reversed(chosen)}.values())[::-1]
         chosen = [one for one in chosen if self.parameter(str(one.weight.name)) is not None]
         if not self.plan:
-            chosen = [one for one in chosen if one.matrix().size >= settings.least]
+            chosen = _large(chosen, settings.least)
         if not chosen:
-            raise InputError("found no layer whose weights may be rounded, wanted a convolution or a linear layer")
+            raise InputError(
+                f"found {len(layers)} layers with weights and none that may be rounded, {len(kept)} of them in `keep`, "
+                "wanted a convolution or a linear layer",
+                hint="shorten `keep`" if kept else None,
+            )
         self.bits = self._bits(chosen, _named(chosen, settings.eight, "eight"))
         self.layers = {str(one.weight.name): one for one in chosen}
         self.rounders = nn.ModuleList(
@@ -227,6 +231,18 @@ def _named(layers: list[Layer], names: tuple[str, ...], setting: str) -> list[La
             raise InputError(f"{setting}: found no layer {name!r}, wanted one of {known}; or {', '.join(KINDS)}")
         made += some
     return made
+
+
+def _large(layers: list[Layer], least: int) -> list[Layer]:
+    """Those of `least` weights at least. Raises InputError where there are layers, and all of them are smaller."""
+    sizes = [one.matrix().size for one in layers]
+    if sizes and max(sizes) < least:
+        raise InputError(
+            f"found {len(layers)} layers with weights, the largest of {max(sizes)}, wanted one of at least {least}: "
+            "with float activations, smaller ones stay float",
+            hint=f'QuantAware(least={max(sizes)}) or less, or activations="uint8"',
+        )
+    return [one for one, size in zip(layers, sizes, strict=True) if size >= least]
 
 
 def _tables(model: Any) -> list[str]:
