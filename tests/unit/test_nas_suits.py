@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_runtime.compress.learn.lessons import Lessons
-from edge_runtime.compress.learn.nas import search_architecture
+from edge_runtime.compress.learn.nas import Search, search_architecture
 from edge_runtime.compress.learn.space import Space
 from edge_runtime.compress.learn.trial import Rung
 from edge_runtime.errors import InputError, UsageError
@@ -74,3 +75,43 @@ def test_answers_that_are_no_numbers_are_no_score():
         part(val=changed(inputs={"x": pictures}))
     with pytest.raises(InputError, match="found 32 of 32 answers that are not finite"):
         part(val=changed(prepare=no_number))
+
+
+@pytest.mark.torch
+def test_a_search_without_time_says_so():
+    with pytest.raises(UsageError, match="seconds 1e-09, half of which were over before a candidate was judged"):
+        part(seconds=1e-9)
+
+
+@pytest.mark.torch
+def test_a_batch_may_be_larger_than_the_population():
+    assert part(batch=4, population=2, trials=4).judged[0] == 4
+
+
+@pytest.mark.torch
+def test_a_device_and_a_record_may_be_names(tmp_path: Path):
+    found = [
+        search_architecture(SPACE, ITEMS, ITEMS, "raspberry-pi-5", SHORT, record=str(tmp_path / "rows")) for _ in "ab"
+    ]
+    assert found[1].recorded and found[0].front == found[1].front
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for kind, wrong, said in (
+        (Search, {"seconds": -1}, "seconds: found -1, wanted more than 0"),
+        (Rung, {"epochs": 0}, "Rung: epochs: found 0"),
+        (Rung, {"shrink": 0}, "Rung: shrink: found 0"),
+        (Rung, {"steps": 0}, "Rung: steps: found 0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            kind(**wrong)
+
+
+def test_values_that_are_lists_are_values():
+    space = Space("separable", {"widths": ([8, 16], [16, 16])}, {"strides": (2, 1), "depth": 2})
+    one = space.decode((1,))
+    assert one.widths == (16, 16) and space.encode(one) == (1,)
+    with pytest.raises(UsageError, match="wanted a tuple of values"):
+        Space("separable", {"stem": 8})
+    with pytest.raises(UsageError, match="wanted numbers, words, or lists of them"):
+        Space("separable", {"stem": ({"a": 1},)})

@@ -68,6 +68,8 @@ class Search:
     def __post_init__(self) -> None:
         check_whole(self, ("trials", "population", "sample", "batch", "keep", "sieve"), 1)
         check_whole(self, ("eta",), 2)
+        if self.seconds is not None and not self.seconds > 0:
+            raise UsageError(f"Search: seconds: found {self.seconds!r}, wanted more than 0, or None for no limit")
         if self.aim not in ("front", "score") or self.form not in FORMS or not self.rungs:
             raise UsageError(
                 f"found aim {self.aim!r}, form {self.form!r} and {len(self.rungs)} rungs, wanted front or score, "
@@ -302,7 +304,7 @@ class _Hunt:
         while len(self.seen) + len(self.failed) < settings.trials and not self.late(0.5):
             asked: dict[str, Code] = {}
             while len(asked) < min(settings.batch, settings.trials - len(self.seen) - len(self.failed)):
-                young = len(alive) + len(asked) < settings.population
+                young = not alive or len(alive) + len(asked) < settings.population  # no parents yet
                 make = (lambda: self.space.draw(self.dice)) if young else (lambda: self.child(alive))
                 code = waiting.pop(0) if waiting else self.fresh(make, set(asked))
                 if code is None and not young:  # all neighbours are known
@@ -325,14 +327,27 @@ class _Hunt:
                 continue
             best = max(self.seen.values(), key=lambda one: one.score)
             self.notice(f"{len(self.seen)} of {settings.trials}: best {best.score:.4f} of {words(best.price)}")
-        if not self.seen and self.failed:
+        else:  # trials were made, or there was no time for any
+            self.nothing(True)
+        self.nothing(False)
+
+    def nothing(self, late: bool) -> None:
+        """Raises where the search has nothing to go on with: why."""
+        if self.seen:
+            return
+        if self.failed:
             raise InputError(
                 f"found {len(self.failed)} candidates that could not be taught: {next(iter(self.failed.values()))}",
                 hint="lower the rate, or look for inputs that are not finite",
             )
-        if not self.seen:
-            least = f"; the smallest seen: {self.least[1]}" if self.least else ""
-            raise BudgetError(f"nothing in the space fits {self.device.name}{least}", hint="widen the space or limits")
+        if late:
+            raise UsageError(
+                f"found seconds {self.settings.seconds}, half of which were over before a candidate was judged; wanted "
+                "time for one at least",
+                hint="raise Search.seconds",
+            )
+        least = f"; the smallest seen: {self.least[1]}" if self.least else ""
+        raise BudgetError(f"nothing in the space fits {self.device.name}{least}", hint="widen the space or limits")
 
     def child(self, alive: deque[tuple[Code, Candidate]]) -> Code:
         if self.dice.random() < self.settings.cross:

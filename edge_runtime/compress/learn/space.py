@@ -32,6 +32,7 @@ class Space:
 
     def __post_init__(self) -> None:
         find_builder(self.builder)
+        object.__setattr__(self, "choices", {name: _values(name, some) for name, some in self.choices.items()})
         for name, values in self.choices.items():
             if not values or len(set(values)) != len(values):
                 raise UsageError(f"{self.builder}: choice {name!r}: found {list(values)}, wanted different values")
@@ -100,6 +101,18 @@ class Space:
             if key not in seen:
                 seen.add(key)
                 yield code
+
+
+def _values(name: str, values: Any) -> tuple[Any, ...]:
+    """A value that is a list becomes a tuple, as builders have it."""
+    if not isinstance(values, tuple | list):
+        raise UsageError(f"choice {name!r}: found {values!r}, wanted a tuple of values")
+    made = tuple(tuple(one) if isinstance(one, list) else one for one in values)
+    try:
+        hash(made)
+    except TypeError as error:
+        raise UsageError(f"choice {name!r}: found {values!r}, wanted numbers, words, or lists of them") from error
+    return made
 
 
 def plain_of(one: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.compress.learn.checks import check_whole
 from edge_runtime.compress.learn.lessons import Lessons
 from edge_runtime.compress.learn.loop import Fit, answers, cross_entropy, fit, own_state
 from edge_runtime.compress.learn.space import from_plain
@@ -33,6 +34,9 @@ class Rung:
     epochs: int = 1
     shrink: int = 1
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole(self, ("epochs", "shrink") if self.steps is None else ("epochs", "shrink", "steps"), 1)
 
 
 @dataclass(frozen=True)
