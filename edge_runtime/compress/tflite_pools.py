@@ -69,7 +69,8 @@ def _counts(node: Node, window: Window, x: Value, out: tuple[int, ...]) -> Array
     """By how many numbers ONNX divides, [height, width] of the output."""
     pads = [0, 0, *node.attributes.get("pads", [0] * 2 * (x.rank - 2))]
     size = x.rank - 2
-    after = [0] * (2 - size) + list(pads[-size:])
+    same = _text(node, "auto_pad", "NOTSET").startswith("SAME")
+    after = list(window.after) if same else [0] * (2 - size) + list(pads[-size:])
     include = bool(node.attributes.get("count_include_pad", 0))
     sides = (1,) * (4 - x.rank)
     inside, outside = (*sides, *x.shape[2:]), (*sides, *out[2:])

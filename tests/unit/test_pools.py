@@ -36,6 +36,13 @@ def test_integers_are_near_float_and_litert_is_near_onnxruntime(kind: str, more:
     check(prepared(n).model())
 
 
+@pytest.mark.parametrize("way", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_zeros_of_padding_without_numbers_count_in_both_engines(way: str):
+    n = Net("batch", 4, 9, 9)
+    n.add("AveragePool", kernel_shape=[3, 2], strides=[2, 2], auto_pad=way, count_include_pad=1)
+    check(n.model())
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize(("kind", "more"), POOLS)
 @pytest.mark.parametrize("sizes", SIZES)
