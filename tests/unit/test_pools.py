@@ -87,3 +87,20 @@ def test_the_file_of_a_taught_net_is_compared_with_the_net(monkeypatch: pytest.M
     monkeypatch.setattr(QuantNet, "quantized", other)
     quantize_aware(net, given, QuantAware(), how, notice=said.append)
     assert "the file answers otherwise than the net that was taught" in said[-1]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("batch", "compared"), [(1, True), (8, False)])
+def test_a_file_of_a_fixed_batch_can_be_taught(batch: int, compared: bool):
+    from edge_runtime.compress.learn.lessons import Lessons
+    from edge_runtime.compress.learn.loop import Fit
+    from edge_runtime.compress.learn.qat import QuantAware, quantize_aware
+
+    n = Net(batch, 4, 6, 6)
+    n.conv(8, 4, 1)
+    n.add("Reshape", n.last, n.const([batch, 288]))
+    n.add("MatMul", n.last, n.random(288, 2))
+    pictures = np.random.default_rng(0).normal(size=(40, 4, 6, 6)).astype(np.float32)
+    settings = QuantAware(activations="float", least=8)
+    found = quantize_aware(prepared(n), Lessons({"x": pictures}, np.arange(40) % 2), settings, Fit(1, batch))
+    assert (found.facts["file"] is not None) == compared
