@@ -13,11 +13,11 @@ from edge_runtime.compress.artifact import Artifact, slim
 from edge_runtime.compress.code import for_bundle
 from edge_runtime.compress.costs import foresee
 from edge_runtime.compress.dynamic import as_weights
+from edge_runtime.compress.overwriting import earlier, report_of
 from edge_runtime.compress.recipe import Recipe, pass_name
 from edge_runtime.compress.steps import PassReport, write_whole
 from edge_runtime.compress.tflite_write import to_tflite
 from edge_runtime.compress.unpack import unpack
-from edge_runtime.digest import sha256
 from edge_runtime.packing import MANIFEST, pack_folder
 
 if TYPE_CHECKING:
@@ -62,37 +62,28 @@ def write(
     steps: Mapping[str, tuple[PassReport, ...]],
 ) -> None:
     """To a bundle (an .edge file) or a folder, with the report beside it or in it. Adds "bundle" to the report."""
-    if out.suffix == ".edge" and about is not None:
-        report["bundle"] = _pack(out, about, report, made, steps)
-    else:
-        earlier = _earlier(out)
-        for one in made:
-            write_whole(out / one.file, one.artifact.content)
-        for path in earlier - {out / one.file for one in made}:
-            path.unlink(missing_ok=True)
-    write_report(out, report)
-
-
-def _earlier(out: Path) -> set[Path]:
-    """Files of variants that an earlier report in this folder lists, as long as they are what it says."""
+    before, placed = earlier(out), {out / one.file for one in made}
     try:
-        rows = json.loads((out / "report.json").read_text())["variants"]
-        listed = {f"{row['name']}.{row['format']}": str(row["sha256"]) for row in rows}
-        places = {out / name: digest for name, digest in listed.items() if Path(name).name == name}
-        return {
-            path
-            for path, digest in places.items()
-            if path.is_file() and sha256(path.read_bytes()).hexdigest() == digest
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        if out.suffix == ".edge" and about is not None:
+            placed = {out}
+            report["bundle"] = _pack(out, about, report, made, steps)
+        else:
+            for one in made:
+                write_whole(out / one.file, one.artifact.content)
+        write_report(out, report)
+    except BaseException:  # what no report lists would be in the next run's way
+        for path in placed - earlier(out):
+            path.unlink(missing_ok=True)
+        raise
+    for path in before - placed:
+        path.unlink(missing_ok=True)
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> None:
     """Beside a bundle, in a folder."""
     from edge_runtime.compress.report import as_page
 
-    place = out.with_suffix(".report.json") if out.suffix == ".edge" else out / "report.json"
+    place = report_of(out)
     write_whole(place, json.dumps(report, indent=1, allow_nan=False).encode())
     write_whole(place.with_suffix(".html"), as_page(report).encode())
 

@@ -15,6 +15,7 @@ from edge_runtime.compress import slide_figures, verify
 from edge_runtime.compress.artifact import Artifact, need_packages
 from edge_runtime.compress.export import load_model
 from edge_runtime.compress.outputs import specs
+from edge_runtime.compress.overwriting import files_of, refuse_overwriting
 from edge_runtime.compress.prepare import prepare
 from edge_runtime.compress.products import Made, forms, write
 from edge_runtime.compress.recipe import Context, Progress, Recipe, Target, pass_name
@@ -66,7 +67,11 @@ class Job:
     @property
     def keep(self) -> Path:
         """Where finished steps stay."""
-        return self.steps or self.out.with_name(f".{self.out.name}.steps")
+        if self.steps:
+            return self.steps
+        if self.out.name in ("", ".."):  # the folder where one is, or the one above: what is beside it is not one's own
+            return self.out / ".edge-runtime.steps"
+        return self.out.with_name(f".{self.out.name}.steps")
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ def read(job: Job) -> Ready:
     for one in job.recipes:
         one.check(original.form, job.calibrate is not None)
     _check_engines(original, job)
+    refuse_overwriting(job, files_of(job, original.form))
     inputs, outputs = specs(original)
     if about is not None and job.out.suffix == ".edge":
         find_task(about).check(inputs, outputs)  # as it is refused when it is packed, before any work
@@ -156,7 +162,9 @@ def compress(
     for name, collapse in _collapsed(report).items():
         _go_on(name, collapse, job, refused, notice)
     report |= _without(report, refused) | dict(job.more)
-    write(job.out, about, report, [one for one in made if one.recipe not in refused], steps)
+    kept = [one for one in made if one.recipe not in refused]
+    refuse_overwriting(job, [job.out] if job.out.suffix == ".edge" else [job.out / one.file for one in kept])
+    write(job.out, about, report, kept, steps)
     if job.steps is None:
         shutil.rmtree(job.keep, ignore_errors=True)
     return report
@@ -184,6 +192,8 @@ def _check(job: Job) -> Bundle | None:
         )
     if job.out.suffix != ".edge" and job.out.exists() and not job.out.is_dir():
         raise UsageError(f"{job.out}: found a file, wanted a folder or a name ending in .edge")
+    if job.out.suffix == ".edge" and job.out.is_dir():
+        raise UsageError(f"{job.out}: found a folder, wanted a file or a folder whose name does not end in .edge")
     if not job.out.absolute().parent.is_dir():
         raise UsageError(f"{job.out}: its folder is not there")
     if job.like is None:

@@ -26,6 +26,7 @@ from edge_runtime.compress.choosing import MOST_TIMED, OBJECTIVES, choose, names
 from edge_runtime.compress.described import Described
 from edge_runtime.compress.goal import Found, Goal
 from edge_runtime.compress.judging import Bench, Judged, Record, Row, items_of, score_for
+from edge_runtime.compress.overwriting import files_of_search, refuse_overwriting
 from edge_runtime.compress.paper import Facts, Place
 from edge_runtime.compress.pareto import front
 from edge_runtime.compress.points import (
@@ -81,6 +82,7 @@ class _Search:
     ) -> None:
         self.job, self.goal, self.ready, self.say, self.progress = job, goal, ready, say, progress
         self.judged = items_of(ready)
+        refuse_overwriting(job, files_of_search(job, ready.original.form), goal.test)
         self.test = test_items(goal.test, ready)
         self.score, self.why_score = score_for(goal.score, self.judged)
         task = str(ready.about.task.get("kind")) if ready.about else None

@@ -65,7 +65,7 @@ def test_a_folder_holds_the_last_runs_files_and_nothing_that_is_not_compresss_ow
     (work / "made" / "first.onnx").write_bytes(b"of somebody else by now")
     (work / "made" / "own.onnx").write_bytes(b"x")
     assert names("second") == ["first.onnx", "own.onnx", "second-lite.tflite", "second.onnx"]
-    listed = {"variants": [{"name": "../net", "format": "onnx", "sha256": "0"}]}
+    listed = {"schema": 1, "recipes": [], "variants": [{"name": "../net", "format": "onnx", "sha256": "0"}]}
     (work / "made" / "report.json").write_text(json.dumps(listed))
     assert "second.onnx" in names("third") and (work / "net.onnx").is_file()
 
