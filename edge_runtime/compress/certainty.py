@@ -34,6 +34,7 @@ from edge_runtime.compress.outputs import BATCH, answers, specs
 from edge_runtime.compress.products import forms
 from edge_runtime.compress.samples import Samples, load_samples
 from edge_runtime.compress.scores import check_labels, scores
+from edge_runtime.compress.search_words import short
 from edge_runtime.compress.steps import run_recipe
 from edge_runtime.errors import UsageError
 
@@ -172,7 +173,7 @@ def test_items(path: Path | None, ready: Ready) -> Samples | None:
     if path is None:
         return None
     inputs, outputs = specs(ready.original)
-    found = load_samples(path, inputs, ready.about)
+    found = load_samples(path, inputs, ready.about, judged=True)
     for option, count in _seen(found, ready).items():
         if count == found.count:
             raise UsageError(
@@ -271,8 +272,8 @@ def _warnings(found: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
     error = max((row["error_points"] for row in judged["rows"]), default=0.0)
     if allowed < 2 * error:
         made.append(
-            f"{judged['items']:,} items are few for a drop of {allowed:g} points: its standard error is {error:.2g} "
-            f"points, one item is {judged['one_item']:.2g}"
+            f"{judged['items']:,} {'item is' if judged['items'] == 1 else 'items are'} few for a drop of {allowed:g} "
+            f"points: its standard error is {short(error)} points, one item is {short(judged['one_item'])}"
         )
     if (said := cannot_bind(plain["slides"])) is not None:
         made.append(said)

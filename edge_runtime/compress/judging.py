@@ -117,6 +117,13 @@ def items_of(ready: Ready) -> Samples:
             "found no items to judge with, wanted some: a drop is judged on them",
             hint="add --judge DATA, or at least --calibrate DATA",
         )
+    labels = ready.judged.labels
+    if labels is not None and len(set(labels.tolist())) == 1:
+        raise UsageError(
+            f"{ready.judged.name}: found items of one class alone (none of {', '.join(ready.unseen[:5])}), wanted "
+            "items of others too: a net that always says the same would lose nothing",
+            hint="add items of the other classes, or leave the labels out: then decisions are compared",
+        )
     return ready.judged
 
 
@@ -130,7 +137,7 @@ def score_for(asked: str | None, samples: Samples) -> tuple[str, str]:
                 f"found the score {asked} and items without labels, wanted labels",
                 hint="add --judge DATA with labels",
             )
-        return "decisions kept", "the items have no labels"
+        return "decisions kept", f"the items have no labels{f': {samples.unlabelled}' if samples.unlabelled else ''}"
     if asked:
         return asked, "asked for"
     counts = np.unique(samples.labels, return_counts=True)[1]

@@ -5,7 +5,7 @@ One file: no network, no script, no font. The report's own fields (JSON, schema 
     model           {"path", "sha256", "bytes", "form", "file_bytes": prepared, "parameters"}
     target          {"arch", "engines"}
     calibrated_on   null or {"name", "items"};  judged_on: the same with "labels", "unlabelled": why not,
-                    "also_calibrated_on"
+                    "also_calibrated_on", "unseen": classes of the model that no item is of
     originals       as variants: the unchanged model on each engine
     variants        [{"name", "recipe", "engine", "format", "sha256", "file_bytes": the engine's own file,
                     "stored_bytes": in a bundle, "parameters", "drift": drift.Drift or null,
@@ -128,6 +128,10 @@ def warnings(report: Plain) -> list[str]:
         found.append("Judged on the items that it was calibrated on: give others (--judge) before believing it.")
     if judged and judged["unlabelled"]:
         found.append(f"Judged without labels: {judged['unlabelled']}.")
+    if judged and judged["unseen"]:
+        found.append(
+            f"No item judged on is of class {', '.join(judged['unseen'][:5])}: what becomes of it is not known."
+        )
     for row in report["variants"]:
         if times_smaller(row, report) < 1.05:
             found.append(f"{row['name']} is not smaller than what was given.")

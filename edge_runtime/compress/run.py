@@ -20,7 +20,7 @@ from edge_runtime.compress.prepare import prepare
 from edge_runtime.compress.products import Made, forms, write
 from edge_runtime.compress.recipe import Context, Progress, Recipe, Target, pass_name
 from edge_runtime.compress.samples import Samples, load_samples
-from edge_runtime.compress.scores import check_labels
+from edge_runtime.compress.scores import check_labels, unseen
 from edge_runtime.compress.steps import (
     LEAST_AGREEMENT,
     MOST_CHANGE_SD,
@@ -77,7 +77,7 @@ class Job:
 @dataclass(frozen=True)
 class Ready:
     """What a job works on, read and checked. `original` is prepared; `judged` may be `samples`. `seen`: how many of the
-    items judged on are calibrated on and trained on too."""
+    items judged on are calibrated on and trained on too. `unseen`: classes of which none is."""
 
     about: Bundle | None
     source: Artifact
@@ -86,10 +86,18 @@ class Ready:
     judged: Samples | None
     lessons: Samples | None = None
     seen: Mapping[str, int] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
 
     @property
-    def leaks(self) -> tuple[str, ...]:
-        """What speaks against believing what was judged, as sentences."""
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against believing what was judged, and what of the model it says nothing of."""
+        if not self.unseen or self.judged is None:
+            return self._leaks
+        some = ", ".join(self.unseen[:5]) + (f" and {len(self.unseen) - 5} more" if len(self.unseen) > 5 else "")
+        return (*self._leaks, f"no item of {self.judged.name} is of class {some}: what becomes of it is not judged")
+
+    @property
+    def _leaks(self) -> tuple[str, ...]:
         if self.judged is None:
             return ()
         return tuple(
@@ -118,12 +126,15 @@ def read(job: Job) -> Ready:
     if about is not None and job.out.suffix == ".edge":
         find_task(about).check(inputs, outputs)  # as it is refused when it is packed, before any work
     samples = _samples(job.calibrate, inputs, about)
-    judged = _samples(job.judge, inputs, about) or samples
+    judged = _samples(job.judge, inputs, about, judged=True) or samples
+    missing: tuple[str, ...] = ()
     if judged is not None and judged.labels is not None and outputs[0].shape:
         check_labels(judged.labels, outputs[0].shape[-1], judged.name)
+        known = dict(enumerate(about.labels)) if about else {}
+        missing = tuple(known.get(one, str(one)) for one in unseen(judged.labels, outputs[0].shape[-1]))
     lessons = _samples(job.train, inputs, about)
     seen = {"calibrated": judged.shared(samples), "trained": judged.shared(lessons)} if judged is not None else {}
-    return Ready(about, source, original, samples, judged, lessons, seen)
+    return Ready(about, source, original, samples, judged, lessons, seen, missing)
 
 
 def compress(
@@ -138,13 +149,15 @@ def compress(
     """
     if not job.recipes:
         raise UsageError("found no recipe, wanted at least one", hint="add --recipe FILE.json")
-    ready = ready or read(job)
+    told, ready = ready is not None, ready or read(job)  # by whoever read it
     about, original, samples = ready.about, ready.original, ready.samples
     watched = progress or (lambda done, total, words: None)
     context = Context(original, samples, job.target, watched, lessons=ready.lessons)
-    if notice:
-        for words in ready.leaks:
+    if notice and not told:
+        for words in ready.doubts:
             notice(f"mind: {words}")
+        if ready.judged and ready.judged.unlabelled:
+            notice(f"mind: judged by decisions kept: the items have no labels: {ready.judged.unlabelled}")
     made: list[Made] = []
     steps: dict[str, tuple[PassReport, ...]] = {}
     refused: dict[str, EdgeError] = {}
@@ -213,8 +226,10 @@ def _check_engines(original: Artifact, job: Job) -> None:
         )
 
 
-def _samples(path: Path | None, inputs: tuple[TensorSpec, ...], about: Bundle | None) -> Samples | None:
-    return load_samples(path, inputs, about) if path else None
+def _samples(
+    path: Path | None, inputs: tuple[TensorSpec, ...], about: Bundle | None, judged: bool = False
+) -> Samples | None:
+    return load_samples(path, inputs, about, judged=judged) if path else None
 
 
 def _wanted(one: Made, job: Job) -> bool:
@@ -343,6 +358,7 @@ def _judged(ready: Ready) -> dict[str, Any] | None:
         "items": judged.count,
         "labels": judged.labels is not None,
         "unlabelled": judged.unlabelled,
+        "unseen": list(ready.unseen),
         "also_calibrated_on": ready.seen.get("calibrated") == judged.count,
         "seen": dict(ready.seen),
     }

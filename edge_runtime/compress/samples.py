@@ -122,8 +122,9 @@ class Samples:
         return whole.hexdigest()
 
 
-def load_samples(path: Path, inputs: tuple[TensorSpec, ...], about: Any = None) -> Samples:
-    """`inputs`: what the model takes, in real numbers; `about`: a bundle, whose task reads a folder's images.
+def load_samples(path: Path, inputs: tuple[TensorSpec, ...], about: Any = None, *, judged: bool = False) -> Samples:
+    """`inputs`: what the model takes, in real numbers; `about`: a bundle, whose task reads a folder's images; `judged`:
+    labels count, so that a folder of which only some images have one is refused.
 
     Raises InputError: nothing there, no items, an array that is missing, of the wrong shape, or not finite; a folder
     without a task to read it.
@@ -138,7 +139,7 @@ def load_samples(path: Path, inputs: tuple[TensorSpec, ...], about: Any = None) 
             f"{path}: a folder of images needs a description of how they are read (size, mean, labels)",
             hint="add --like BUNDLE.edge or --like bundle.json, or give an .npz file",
         )
-    return replace(_from_folder(path, inputs, about), cut=cut)
+    return replace(_from_folder(path, inputs, about, judged), cut=cut)
 
 
 def task_cut(about: Any) -> float | None:
@@ -231,7 +232,7 @@ def _check(array: Array, spec: TensorSpec, where: str) -> None:
             )
 
 
-def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...], about: Any) -> Samples:
+def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...], about: Any, judged: bool) -> Samples:
     import numpy as np
 
     from edge_runtime.items import is_image
@@ -247,7 +248,14 @@ def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...], about: Any) -> Sa
     strange = sorted({name for name in names if name.lower() not in known})
     why = ""
     if strange:
-        why = f"images lie under {', '.join(strange[:5])}, the labels are {', '.join(about.labels)}"
+        lie = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
+        why = f"images lie under {lie}, the labels are {', '.join(about.labels)}"
+        if judged and (fine := sorted(set(names) - set(strange))):
+            raise InputError(
+                f"{folder}: found images under {lie}, which are no labels, beside {', '.join(fine[:3])}, wanted all "
+                f"images below folders named {', '.join(about.labels)}",
+                hint="rename or move them, or give a folder without labels, whose decisions are compared",
+            )
     else:
         labels = np.array([known[name.lower()] for name in names], np.int64)
     made = Samples(str(folder), len(paths), labels, {}, paths, task, inputs, why)

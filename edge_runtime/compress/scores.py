@@ -56,6 +56,11 @@ def check_labels(labels: NDArray[np.int64], outputs: int | None, where: str) -> 
     return count
 
 
+def unseen(labels: NDArray[np.int64], outputs: int | None) -> tuple[int, ...]:
+    """Classes that no item is of."""
+    return tuple(sorted(set(range(max(2, outputs or 2))) - {int(one) for one in labels}))
+
+
 # ---------------------------------------------------------------- damage
 
 

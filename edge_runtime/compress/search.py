@@ -119,6 +119,9 @@ class _Search:
     # ------------------------------------------------------------ the walk
 
     def go(self) -> Found:
+        for words in self.ready.doubts:
+            self.say(f"mind: {words}")
+        self.say(f"judged by {self.score}: {self.why_score}")
         self._try(self.first)
         self.baseline = {row["engine"]: row for row in reversed(self.tried[0][1].rows)}
         self.points = self._points()
@@ -361,7 +364,7 @@ class _Search:
         return {"original": first["slide"], "false_positives": rules.false_positives, "detection": rules.detection}
 
     def _words(self, plain: Mapping[str, Any], answers: Sequence[Point]) -> tuple[str, ...]:
-        made = [*summary(plain), *(f"mind: {words}" for words in self.ready.leaks)]
+        made = [*summary(plain), *(f"mind: {words}" for words in self.ready.doubts)]
         if answers:
             return tuple(made)
         return (*made, *no_answer(plain, self.points, self.goal.closest))

@@ -19,6 +19,11 @@ def counted(points: float) -> str:
     return f"{points:.2f} points"
 
 
+def short(value: float) -> str:
+    """Two digits that count: 100.0 -> "100", 0.1234 -> "0.12"."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
 def summary(plain: Mapping[str, Any]) -> list[str]:
     paper, gone = len(plain["on_paper"]), len(plain["gone"])
     made = f"{plain['device']}: {plain['answers']} of {len(plain['points'])} files fit and keep within"
@@ -40,7 +45,7 @@ def doubts(plain: Mapping[str, Any]) -> list[str]:
         return []
     judged = sure["judged"]
     said = f"chosen as the best of {sure['candidates']} files on these {judged['items']:,} items (one item is "
-    said += f"{judged['one_item']:.2g} points), which flatters what is chosen"
+    said += f"{short(judged['one_item'])} points), which flatters what is chosen"
     if not sure["test"]:
         said += ": judge it on items that took no part, with --test DATA"
     return [said, *(f"mind: {one}" for one in sure["warnings"])]

@@ -148,18 +148,25 @@ def test_what_is_chosen_is_judged_once_on_items_that_took_no_part(work, capsys, 
 
 def test_few_items_are_said_to_be_few_and_a_test_that_fails_is_said(work, capsys, monkeypatch):
     with np.load("judge.npz") as found:
-        np.savez("one.npz", x=found["x"][:1], labels=found["labels"][:1])
+        two = [0, int((found["labels"] != found["labels"][0]).argmax())]
+        np.savez("two.npz", x=found["x"][two], labels=found["labels"][two])
+        np.savez("one.npz", x=found["x"][:1])
     with np.load("test.npz") as found:
         np.savez("turned.npz", x=found["x"], labels=found["labels"])
-    with np.load("one.npz") as one, np.load("turned.npz") as found:
-        both = {key: np.concatenate([found[key][1:], one[key]]) for key in ("x", "labels")}
+    with np.load("two.npz") as two, np.load("turned.npz") as found:
+        both = {key: np.concatenate([found[key][2:], two[key]]) for key in ("x", "labels")}
     np.savez("turned.npz", **both)
-    words = ["--device", "raspberry-pi-5", "--max-drop", "0", "--judge", "one.npz", "--test", "turned.npz"]
+    words = ["--device", "raspberry-pi-5", "--max-drop", "0", "--judge", "two.npz", "--test", "turned.npz"]
     assert run(*words) == 0
     said = capsys.readouterr().out
-    assert "mind: 1 items are few for a drop of 0 points: its standard error is 1e+02 points" in said
-    assert "mind: 1 of the 200 items of turned.npz are among those of --judge too" in said
+    assert "mind: 2 items are few for a drop of 0 points: its standard error is 50 points" in said
+    assert "mind: 2 of the 200 items of turned.npz are among those of --judge too" in said
     assert "points on the 200 items of turned.npz, more than the 0 allowed" in said
+    assert run("--device", "raspberry-pi-5", "--max-drop", "0", "--judge", "one.npz") == 0
+    assert (
+        "1 item is few for a drop of 0 points: its standard error is 100 points, one item is 100"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""What items can tell of a model is said before any work: classes that none is of, pictures without a label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_runtime.compress.recipe import read_recipe
+from edge_runtime.compress.run import compress, read
+from edge_runtime.compress.search import search
+from edge_runtime.errors import InputError, UsageError
+
+from .search_jobs import goal, job, some, write_work
+
+W8 = read_recipe({"name": "w8", "passes": [{"pass": "weights_int"}]}, "r")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return write_work(tmp_path)
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 30 * number, np.uint8)).save(folder / name)
+    return folder
+
+
+def test_classes_that_no_item_is_of_are_named_before_the_work_and_one_class_alone_is_no_judge(work):
+    x = np.load(work / "judge.npz")["x"]
+    said: list[str] = []
+    np.savez(work / "two.npz", x=x, labels=np.arange(90) % 2)
+    asked = job(work, judge=work / "two.npz")
+    words = search(asked, goal(), notice=said.append, families=some("half")).words
+    assert f"mind: no item of {work / 'two.npz'} is of class c: what becomes of it is not judged" in said[:1]
+    assert f"mind: {said[0][6:]}" in words and said[1] == "judged by accuracy: no class is rare"
+    report = compress(replace(asked, out=work / "made", recipes=(W8,)), notice=said.append)
+    assert report["judged_on"]["unseen"] == ["c"]
+    np.savez(work / "one.npz", x=x, labels=np.ones(90, int))
+    with pytest.raises(UsageError, match=r"found items of one class alone \(none of a, c\)"):
+        search(job(work, judge=work / "one.npz"), goal())
+
+
+def test_a_folder_of_which_some_images_have_labels_is_refused_to_judge_with_and_told_else(work):
+    folder = pictures(work / "some", "a/1.png", "B/2.png", "loose.png", "cc/3.png")
+    with pytest.raises(InputError, match=r"under cc, loose.png, which are no labels, beside B, a, wanted all"):
+        read(job(work, judge=folder))
+    with pytest.raises(InputError, match="which are no labels"):
+        search(job(work), goal(test=folder))
+    said: list[str] = []
+    none = pictures(work / "none", *(f"x{number}.png" for number in range(5)))
+    for asked in (job(work, calibrate=folder, judge=None), job(work, judge=none)):
+        search(asked, goal(), notice=said.append, families=some("half"))
+    heads = [line for line in said if line.startswith("judged by decisions kept: the items have no labels: images lie")]
+    assert "cc, loose.png" in heads[0] and "x0.png, x1.png, x2.png and 2 more" in heads[1]
