@@ -55,8 +55,10 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--score",
-        choices=("accuracy", "f1", "precision", "recall"),
-        help="which score counts (default: accuracy; f1 where a class is rare: of two, under a fifth)",
+        choices=("accuracy", "f1", "precision", "recall", "change"),
+        help="which score counts (default: accuracy; f1 where a class is rare: of two, under a fifth; without labels: "
+        "decisions kept). change: of a model whose outputs are numbers, how far they move, in hundredths of their "
+        "standard deviation (root mean square)",
     )
     group.add_argument(
         "--minutes", type=float, metavar="N", help="go on for a better front; starts nothing new after N minutes"

@@ -16,9 +16,9 @@ chosen because they did well on these very items: only items that took no part i
 
 report["search"]["certainty"] is {"judged", "test": null or as `judged` with "seen": how many
 are among the items of another option, "candidates": files among which was chosen,
-"warnings"}; of items {"name", "items", "one_item": points, "rows": [{"name", "recipe", "engine", "drop", "interval":
-[low, high] points or null, "method", "better", "worse": decided right (or as the original) by one only, "score",
-"original", "error_points": standard error of the drop, "broken": rules of slides}]}.
+"warnings"}; of items {"name", "items", "one_item": points or null, "rows": [{"name", "recipe", "engine", "drop",
+"interval": [low, high] points or null, "method", "better", "worse": decided right (or as the original) by one only,
+"score", "original", "error_points": standard error of the drop, "broken": rules of slides}]}.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.compress import slide_figures
-from edge_runtime.compress.drift import compare, decisions
+from edge_runtime.compress.drift import compare, decisions, squares
 from edge_runtime.compress.outputs import BATCH, answers, specs
 from edge_runtime.compress.products import forms
 from edge_runtime.compress.samples import Samples, load_samples
 from edge_runtime.compress.scores import check_labels, scores
-from edge_runtime.compress.search_words import short
+from edge_runtime.compress.search_words import CHANGE, short
 from edge_runtime.compress.steps import run_recipe
 from edge_runtime.errors import UsageError
 
@@ -160,6 +160,17 @@ def _of_maps(changed: NDArray[np.float64]) -> dict[str, Any]:
     return _row(interval, "normal interval of the items' shares", 0, worse, 100 * max(error, 1 / count**1.5))
 
 
+def _of_numbers(squares: NDArray[np.float64]) -> dict[str, Any]:
+    """Of items whose outputs are numbers: the change's root mean square, as drift.squares has it for each."""
+    mean, count = float(squares.mean()), len(squares)
+    error = float(squares.std(ddof=1)) / math.sqrt(count) if count > 1 else mean
+    interval = [100 * math.sqrt(max(0.0, mean + side * _Z * error)) for side in (-1, 1)]
+    points = 100 * math.sqrt(mean)
+    changed, spread = int((squares > 1e-12).sum()), 100 * error / (2 * math.sqrt(mean)) if mean else 0.0
+    row = {"drop": points, "score": 1 - points / 100, "original": 1.0}
+    return row | _row(interval, "normal interval of the items' mean squares", 0, changed, spread)
+
+
 def _row(interval: list[float] | None, method: str, better: int, worse: int, error: float) -> dict[str, Any]:
     return {"interval": interval, "method": method, "better": better, "worse": worse, "error_points": error}
 
@@ -230,7 +241,8 @@ def certainty(
             if was and now and plain["score"] == "accuracy":  # as the search: where both classes are as likely, too
                 row["drop"] = max(row["drop"], 100 * (was[0]["accuracy_at_0"] - now[0]["accuracy_at_0"]))
             rows.append({"name": point["name"], "recipe": point["recipe"], "engine": point["engine"]} | row)
-        return {"name": Path(samples.name).name, "items": samples.count, "one_item": 100 / samples.count, "rows": rows}
+        one_item = None if plain["score"] == CHANGE else 100 / samples.count
+        return {"name": Path(samples.name).name, "items": samples.count, "one_item": one_item, "rows": rows}
 
     found = {
         "judged": on(bench.judged),
@@ -245,6 +257,8 @@ def _judge(
     cut: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Against the original on the same engine; where there are no labels, against the original as it was given."""
+    if score == CHANGE:
+        return _of_numbers(squares(reference, after))
     labels = samples.labels
     base = reference if labels is None else before
     was, now = (decisions(next(iter(one.values())), cut) for one in (base, after))
@@ -271,9 +285,10 @@ def _warnings(found: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
     allowed, judged, test = plain["max_drop"], found["judged"], found["test"]
     error = max((row["error_points"] for row in judged["rows"]), default=0.0)
     if allowed < 2 * error:
+        one_item = f", one item is {short(judged['one_item'])}" if judged["one_item"] else ""
         made.append(
             f"{judged['items']:,} {'item is' if judged['items'] == 1 else 'items are'} few for a drop of {allowed:g} "
-            f"points: its standard error is {short(error)} points, one item is {short(judged['one_item'])}"
+            f"points: its standard error is {short(error)} points{one_item}"
         )
     if (said := cannot_bind(plain["slides"])) is not None:
         made.append(said)

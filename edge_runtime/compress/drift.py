@@ -48,14 +48,35 @@ def compare(
         if old.shape != new.shape:
             raise InputError(f"output {name!r}: found shape {new.shape}, the original has {old.shape}")
         change = np.abs(new.astype(np.float64) - old)
-        spread, size = float(old.std(dtype=np.float64)), float(np.abs(old).max(initial=0))
-        scale = spread if spread > 1e-6 * size else max(size, 1e-12)  # items that are all alike have no spread
-        worst = np.maximum(worst, np.array([change.mean(), np.sqrt((change**2).mean()), change.max()]) / scale)
+        figures = np.array([change.mean(), np.sqrt((change**2).mean()), change.max()])
+        worst = np.maximum(worst, figures / _spread(old))
     first, other = next(iter(original.values())), next(iter(found.values()))
     above = cut_of(first, cut)
     same = decisions(first, above) == decisions(other, above)
     mean, rms, largest = (float(one) for one in worst)
     return Drift(mean, rms, largest, float(same.mean()), len(first), above)
+
+
+def squares(
+    original: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """(N,): each item's mean square of the change in standard deviations, of the output that changes most: the root of
+    their mean is Drift.rms."""
+    import numpy as np
+
+    both = [
+        (((new.astype(np.float64) - old) / _spread(old)) ** 2).reshape(len(old), -1).mean(axis=1)
+        for old, new in zip(original.values(), found.values(), strict=True)
+    ]
+    return max(both, key=lambda one: float(one.mean()))
+
+
+def _spread(old: NDArray[np.float32]) -> float:
+    """What a change is divided by."""
+    import numpy as np
+
+    spread, size = float(old.std(dtype=np.float64)), float(np.abs(old).max(initial=0))
+    return spread if spread > 1e-6 * size else max(size, 1e-12)  # items that are all alike have no spread
 
 
 def cut_of(output: NDArray[np.float32], cut: float | None = None) -> float:

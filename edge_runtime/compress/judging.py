@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.compress import slide_figures, verify
 from edge_runtime.compress.candidates import Candidate
-from edge_runtime.compress.drift import compare
+from edge_runtime.compress.drift import compare, cut_of, decisions
 from edge_runtime.compress.outputs import BATCH, answers
 from edge_runtime.compress.paper import Place, macs_of
 from edge_runtime.compress.products import Made, forms
@@ -26,6 +26,7 @@ from edge_runtime.compress.recipe import Context
 from edge_runtime.compress.run import Job, Ready
 from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.scores import scores
+from edge_runtime.compress.search_words import CHANGE
 from edge_runtime.compress.steps import CollapseError, Notice, run_recipe
 from edge_runtime.digest import sha256
 from edge_runtime.errors import EdgeError, UsageError
@@ -83,12 +84,29 @@ class Bench:
             return Judged(candidate.name, candidate.cost, round(time.monotonic() - start, 2), error=said)
         return Judged(candidate.name, candidate.cost, round(time.monotonic() - start, 2), tuple(rows))
 
+    def reference(self) -> dict[str, NDArray[np.float32]]:
+        """What the original answers."""
+        if not self._reference:
+            self._reference = answers(self.ready.original, self.judged, BATCH)
+        return self._reference
+
+    def refuse_alike(self, score: str) -> None:
+        """Raises UsageError where decisions are all that is compared and the original's are all the same: then any
+        model that answers on one side of a bound would lose nothing, whatever it answers."""
+        if self.judged.labels is not None or score == CHANGE or self.judged.count < 2:
+            return
+        first = next(iter(self.reference().values()))
+        if len(set(decisions(first, cut_of(first, self.judged.cut)).ravel().tolist())) == 1:
+            raise UsageError(
+                f"{self.judged.name}: found that the original decides all {self.judged.count} items alike, and no "
+                "labels, so that decisions kept would say nothing; wanted items that it decides otherwise, too",
+                hint="add such items, or labels; where its outputs are numbers and no classes: --score change",
+            )
+
     def _rows(self, made: Made, codings: Sequence[bool]) -> list[Row]:
         artifact, samples = made.artifact, self.judged
-        if not self._reference:
-            self._reference = answers(self.ready.original, samples, BATCH)
         found = answers(artifact, samples, BATCH)
-        drift = compare(self._reference, found, samples.cut)
+        drift = compare(self.reference(), found, samples.cut)
         plain: Row = {"engine": made.engine, "file_bytes": len(artifact.content), "sha256": artifact.digest}
         plain["drift"] = asdict(drift)
         plain["scores"] = None if samples.labels is None else scores(found, samples.labels, drift.cut)
@@ -131,6 +149,8 @@ def score_for(asked: str | None, samples: Samples) -> tuple[str, str]:
     """(which, why): of items with labels the one asked for, else F1 where a class is rare."""
     import numpy as np
 
+    if asked == CHANGE:
+        return CHANGE, "asked for: a point is 0.01 standard deviations of the outputs"
     if samples.labels is None:
         if asked:
             raise UsageError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.budget import ESTIMATED, Cost, objections
 from edge_runtime.compress.candidates import CHEAP, Candidate
 from edge_runtime.compress.judging import Judged, Row
-from edge_runtime.compress.search_words import OTHER_MODEL, UNTIMED, counted, far, writable
+from edge_runtime.compress.search_words import CHANGE, OTHER_MODEL, UNTIMED, counted, far, writable
 from edge_runtime.compress.steps import LEAST_AGREEMENT, MOST_CHANGE_SD
 from edge_runtime.units import format_bytes
 
@@ -121,6 +121,8 @@ def line_of(candidate: Candidate, judged: Judged, own: Sequence[Point]) -> str:
 
 def drop_of(before: Row, row: Row, score: str) -> tuple[float, float]:
     """In points, with the score. Of slides the larger of that at the threshold and that where classes are alike."""
+    if score == CHANGE:
+        return 100 * row["drift"]["rms"], 1 - row["drift"]["rms"]
     if row["scores"] is None:
         kept = row["drift"]["agreement"]
         return 100 * (1 - kept), kept

@@ -22,7 +22,7 @@ from edge_runtime.bench import plots
 from edge_runtime.bench.plots import Axis, Spot, axis, escape
 from edge_runtime.bench.sections import section
 from edge_runtime.compress.candidates import CLASSES
-from edge_runtime.compress.search_words import doubts, spread
+from edge_runtime.compress.search_words import CHANGE, doubts, spread
 from edge_runtime.units import format_bytes, format_ms
 
 Plain = Mapping[str, Any]
@@ -58,13 +58,17 @@ def _certainty(search: Plain) -> str:
     if not sure:
         return ""
     test = sure["test"]
-    heads = ["in the bundle", "engine", f"drop on {sure['judged']['name']}", "decided worse, better"]
-    heads += [f"drop on {test['name']}, judged once", "decided worse, better"] if test else []
+    how = "answered otherwise" if search["score"] == CHANGE else "decided worse, better"
+    heads = ["in the bundle", "engine", f"drop on {sure['judged']['name']}", how]
+    heads += [f"drop on {test['name']}, judged once", how] if test else []
     body = ""
     for place, row in enumerate(sure["judged"]["rows"]):
         cells = [row["engine"]]
         for one in (row, test["rows"][place]) if test else (row,):
-            cells += [spread(one), f"{one['worse']}, {one['better']}"]
+            cells += [
+                spread(one),
+                f"{one['worse']}" if search["score"] == CHANGE else f"{one['worse']}, {one['better']}",
+            ]
         inside = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         body += f"<tr><th>{escape(row['name'])}</th>{inside}</tr>"
     head = "".join(f"<th>{escape(one)}</th>" for one in heads)
@@ -146,7 +150,7 @@ def _table(search: Plain) -> str:
     head = "".join(f"<th>{escape(one)}</th>" for one in [*heads, "misses"])
     rows = list(enumerate(search["points"], 1))
     rows.sort(key=lambda pair: (not pair[1]["chosen"], len(pair[1]["misses"]), pair[1]["stored_bytes"]))
-    made = [_row(number, one, slides) for number, one in rows]
+    made = [_row(number, one, slides, search["score"] == CHANGE) for number, one in rows]
     start = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
     first = f"{start}{''.join(made[:12])}</tbody></table></div>"
     rest = f"{start}{''.join(made[12:])}</tbody></table></div>" if made[12:] else ""
@@ -156,7 +160,7 @@ def _table(search: Plain) -> str:
     return first + more + note
 
 
-def _row(number: int, one: Plain, slides: bool) -> str:
+def _row(number: int, one: Plain, slides: bool, change: bool) -> str:
     name = f"<b class='n'>{number}</b> {escape(one['name'])}{' (in the bundle)' if one['chosen'] else ''}"
     cells = [
         one["engine"],
@@ -164,7 +168,7 @@ def _row(number: int, one: Plain, slides: bool) -> str:
         format_bytes(one["ram_bytes"]),
         format_ms(one["latency_ms"]) if one["latency_ms"] is not None else "",
         f"{one['drop']:.2f}",
-        f"{one['score']:.2%}",
+        f"{one['drop'] / 100:.4f} sd" if change else f"{one['score']:.2%}",
         f"{one['drift']['agreement']:.2%}",
         f"{one['seconds']:.0f} s, class {one['class']}",
     ]

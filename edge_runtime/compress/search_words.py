@@ -11,6 +11,7 @@ from edge_runtime.units import format_bytes, format_ms
 
 Point = Mapping[str, Any]
 UNTIMED = "latency: not known: add --measure, or an operator table to the profile"
+CHANGE = "change"  # the score of a model of numbers: how far its outputs move, in hundredths of a standard deviation
 OTHER_MODEL = "another model:"
 
 
@@ -44,8 +45,9 @@ def doubts(plain: Mapping[str, Any]) -> list[str]:
     if not sure:
         return []
     judged = sure["judged"]
-    said = f"chosen as the best of {sure['candidates']} files on these {judged['items']:,} items (one item is "
-    said += f"{short(judged['one_item'])} points), which flatters what is chosen"
+    said = f"chosen as the best of {sure['candidates']} files on these {judged['items']:,} items"
+    said += f" (one item is {short(judged['one_item'])} points)" if judged["one_item"] else ""
+    said += ", which flatters what is chosen"
     if not sure["test"]:
         said += ": judge it on items that took no part, with --test DATA"
     return [said, *(f"mind: {one}" for one in sure["warnings"])]

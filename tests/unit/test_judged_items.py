@@ -7,14 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 from PIL import Image
 
+from edge_runtime.compress.artifact import load_artifact
+from edge_runtime.compress.outputs import answers
 from edge_runtime.compress.recipe import read_recipe
 from edge_runtime.compress.run import compress, read
+from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.search import search
 from edge_runtime.errors import InputError, UsageError
 
-from .search_jobs import goal, job, some, write_work
+from .compress_models import onnx_file
+from .search_jobs import dice, goal, job, some, write_work
 
 W8 = read_recipe({"name": "w8", "passes": [{"pass": "weights_int"}]}, "r")
 
@@ -22,6 +27,35 @@ W8 = read_recipe({"name": "w8", "passes": [{"pass": "weights_int"}]}, "r")
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     return write_work(tmp_path)
+
+
+def numbers(work: Path) -> Path:
+    """A model of one number around 37, and items without labels."""
+    weights = np.random.default_rng(0).normal(size=(768, 1)).astype(np.float32) / 28
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], ["y"], name="head")]
+    content = onnx_file(nodes, {"w": weights, "b": np.full(1, 37, np.float32)}, ["batch", 3, 16, 16])
+    (work / "net.onnx").write_bytes(content)
+    np.savez(work / "judge.npz", x=dice(90, 1))
+    np.savez(work / "test.npz", x=dice(90, 3))
+    return work
+
+
+def test_a_model_of_numbers_is_judged_by_how_far_they_move_and_not_by_decisions_all_alike(work):
+    asked = job(numbers(work), out="made", like=None)
+    with pytest.raises(UsageError, match="decides all 90 items alike, and no labels") as error:
+        search(asked, goal(), families=some("share", "half"))
+    assert "--score change" in error.value.hint
+    wanted = goal(score="change", drop=3, test=work / "test.npz")
+    found = search(asked, wanted, families=some("share", "half"))
+    drops = {one["recipe"]: one["drop"] for one in found.search["points"] if one["engine"] == "onnxruntime"}
+    assert drops["half"] < 0.1 < drops["share6"] < 3 < drops["share5"], "in hundredths of a standard deviation"
+    original, items = load_artifact(work / "net.onnx"), Samples("s", 90, None, {"x": dice(90, 1)})
+    before, after = (answers(one, items)["y"] for one in (original, load_artifact(work / "made" / "half.onnx")))
+    moved = 100 * float(np.sqrt(np.mean((after - before) ** 2)) / before.std())
+    assert drops["half"] == pytest.approx(moved, rel=1e-3)
+    sure = next(one for one in found.search["certainty"]["judged"]["rows"] if one["name"] == "half")
+    assert sure["drop"] == pytest.approx(moved, rel=1e-3) and sure["interval"][0] < sure["drop"] < sure["interval"][1]
+    assert found.search["certainty"]["test"]["rows"] and not [one for one in found.words if "one item is" in one]
 
 
 def pictures(folder: Path, *names: str) -> Path:
