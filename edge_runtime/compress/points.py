@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.budget import ESTIMATED, Cost, objections
 from edge_runtime.compress.candidates import CHEAP, Candidate
 from edge_runtime.compress.judging import Judged, Row
-from edge_runtime.compress.search_words import CHANGE, OTHER_MODEL, UNTIMED, counted, far, writable
+from edge_runtime.compress.search_words import CHANGE, OTHER_MODEL, UNTIMED, counted, far, memory, writable
 from edge_runtime.compress.steps import LEAST_AGREEMENT, MOST_CHANGE_SD
 from edge_runtime.units import format_bytes
 
@@ -115,7 +115,7 @@ def line_of(candidate: Candidate, judged: Judged, own: Sequence[Point]) -> str:
     if not own:
         return f"{candidate.name}{taken}: {judged.error}"
     best = min(own, key=lambda one: (len(one["misses"]), one["stored_bytes"]))
-    words = f"{format_bytes(best['stored_bytes'])}, {format_bytes(best['ram_bytes'])} RAM, {counted(best['drop'])}"
+    words = f"{format_bytes(best['stored_bytes'])}, {memory(best)}, {counted(best['drop'])}"
     return f"{candidate.name}{taken}: {words}{': ' + '; '.join(best['misses']) if best['misses'] else ''}"
 
 

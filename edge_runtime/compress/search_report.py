@@ -22,7 +22,7 @@ from edge_runtime.bench import plots
 from edge_runtime.bench.plots import Axis, Spot, axis, escape
 from edge_runtime.bench.sections import section
 from edge_runtime.compress.candidates import CLASSES
-from edge_runtime.compress.search_words import CHANGE, doubts, spread
+from edge_runtime.compress.search_words import CHANGE, doubts, latency, memory, spread
 from edge_runtime.units import format_bytes, format_ms
 
 Plain = Mapping[str, Any]
@@ -104,6 +104,8 @@ def _plane(
     known = [one for one in points if one[key] is not None]
     if len({one[key] for one in known}) < 2:
         return ""
+    if key == "latency_ms" and any(one.get("measured_here") for one in known):
+        title += ", measured here"
     numbers = {id(one): number for number, one in enumerate(search["points"], 1)}
     xs = [float(one[key]) for one in known]
     if key == "ram_mib" and allowed is not None:
@@ -114,7 +116,7 @@ def _plane(
     fine = [(float(one[key]), float(one["drop"])) for one in known]
     best = [stands and not one["misses"] for stands, one in zip(_standing(known, fine), known, strict=True)]
     spots = [
-        Spot(numbers[id(one)], x, y, 2 if one["chosen"] else 0, good, _said(one), one["chosen"])
+        Spot(numbers[id(one)], x, y, 2 if one["chosen"] else 0, good, _said(one, search["device"]), one["chosen"])
         for one, (x, y), good in zip(known, fine, best, strict=True)
     ]
     picture = plots.plane(
@@ -137,20 +139,30 @@ def _up(points: Sequence[Plain], allowed: float) -> Axis:
     return axis([*drops, min(top, max(allowed, *drops) * 1.05)], lambda value: f"{value:.2g}")
 
 
-def _said(one: Plain) -> str:
-    words = f"{one['name']} on {one['engine']}: {one['drop']:.2f} points, {format_bytes(one['stored_bytes'])} stored, "
-    words += f"{format_bytes(one['ram_bytes'])} RAM"
+def _said(one: Plain, device: str) -> str:
+    words = f"{one['name']} on {one['engine']}: {one['drop']:.2f} points, {format_bytes(one['stored_bytes'])} stored"
+    words = ", ".join(filter(None, (words, memory(one), latency(one, device))))
     return f"{words}{'; ' + '; '.join(one['misses']) if one['misses'] else ''}"
 
 
 def _table(search: Plain) -> str:
     slides = bool(search["slides"] and "original" in search["slides"])
-    heads = ["", "engine", "stored", "memory", "latency", "drop", search["score"], "decisions kept", "made in"]
+    heads = [
+        "",
+        "engine",
+        "stored",
+        "memory, estimated",
+        "latency",
+        "drop",
+        search["score"],
+        "decisions kept",
+        "made in",
+    ]
     heads += ["false positives at 90 %", "found of 1,000 on 5,000 cells"] if slides else []
     head = "".join(f"<th>{escape(one)}</th>" for one in [*heads, "misses"])
     rows = list(enumerate(search["points"], 1))
     rows.sort(key=lambda pair: (not pair[1]["chosen"], len(pair[1]["misses"]), pair[1]["stored_bytes"]))
-    made = [_row(number, one, slides, search["score"] == CHANGE) for number, one in rows]
+    made = [_row(number, one, slides, search["score"] == CHANGE, search["device"]) for number, one in rows]
     start = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
     first = f"{start}{''.join(made[:12])}</tbody></table></div>"
     rest = f"{start}{''.join(made[12:])}</tbody></table></div>" if made[12:] else ""
@@ -160,13 +172,13 @@ def _table(search: Plain) -> str:
     return first + more + note
 
 
-def _row(number: int, one: Plain, slides: bool, change: bool) -> str:
+def _row(number: int, one: Plain, slides: bool, change: bool, device: str) -> str:
     name = f"<b class='n'>{number}</b> {escape(one['name'])}{' (in the bundle)' if one['chosen'] else ''}"
     cells = [
         one["engine"],
         format_bytes(one["stored_bytes"]),
         format_bytes(one["ram_bytes"]),
-        format_ms(one["latency_ms"]) if one["latency_ms"] is not None else "",
+        latency(one, device),
         f"{one['drop']:.2f}",
         f"{one['drop'] / 100:.4f} sd" if change else f"{one['score']:.2%}",
         f"{one['drift']['agreement']:.2%}",

@@ -25,6 +25,19 @@ def short(value: float) -> str:
     return f"{float(f'{value:.2g}'):g}"
 
 
+def memory(point: Point) -> str:
+    """In a search it is never measured."""
+    return f"{format_bytes(point['ram_bytes'])} RAM (estimated)"
+
+
+def latency(point: Point, device: str) -> str:
+    """Empty where it is not known."""
+    if point.get("latency_ms") is None:
+        return ""
+    here = point.get("measured_here")
+    return f"{format_ms(point['latency_ms'])} ({f'measured here on {here}, not on {device}' if here else 'estimated'})"
+
+
 def summary(plain: Mapping[str, Any]) -> list[str]:
     paper, gone = len(plain["on_paper"]), len(plain["gone"])
     made = f"{plain['device']}: {plain['answers']} of {len(plain['points'])} files fit and keep within"
@@ -50,7 +63,20 @@ def doubts(plain: Mapping[str, Any]) -> list[str]:
     said += ", which flatters what is chosen"
     if not sure["test"]:
         said += ": judge it on items that took no part, with --test DATA"
-    return [said, *(f"mind: {one}" for one in sure["warnings"])]
+    return [said, *(f"mind: {one}" for one in (*sure["warnings"], *_fast_here(plain)))]
+
+
+def _fast_here(plain: Mapping[str, Any]) -> list[str]:
+    """Where nothing but this machine says that what was chosen is fast enough."""
+    allowed = plain["budget"]["latency_ms"]
+    chosen = [one for one in plain["points"] if one["chosen"] and one.get("measured_here")]
+    if allowed is None or not any(one["latency_ms"] <= allowed for one in chosen):
+        return []
+    here = f"this machine ({chosen[0]['measured_here']})"
+    return [
+        f"the {format_ms(allowed)} allowed are kept on {here}: how long it takes on {plain['device']} is not known; time "
+        "it there with edge-runtime bench"
+    ]
 
 
 def spread(row: Mapping[str, Any]) -> str:
@@ -115,7 +141,7 @@ def no_answer(plain: Mapping[str, Any], points: Sequence[Point], written: bool) 
     for one, gap in [*gaps[:1], *fitting[:1], *keeping[:1]]:
         if not any(one is other for other in said):
             takes = "; and ".join(filter(None, (_takes_drop(one, gap), _takes_room(one, gap, plain))))
-            lines.append(f"{'or' if said else 'closest'}: {_said(one)}: {takes}")
+            lines.append(f"{'or' if said else 'closest'}: {_said(one, plain['device'])}: {takes}")
             said.append(one)
     lines += [f"{name} was not made: {why}" for name, why in list(plain["on_paper"].items())[:3]]
     if not written:
@@ -123,9 +149,9 @@ def no_answer(plain: Mapping[str, Any], points: Sequence[Point], written: bool) 
     return lines
 
 
-def _said(one: Point) -> str:
+def _said(one: Point, device: str) -> str:
     words = f"{one['name']} on {one['engine']}: drop {counted(one['drop'])}, {format_bytes(one['stored_bytes'])} stored"
-    return f"{words}, {format_bytes(one['ram_bytes'])} RAM"
+    return ", ".join(filter(None, (words, memory(one), latency(one, device))))
 
 
 def _takes_drop(one: Point, gap: Mapping[str, float]) -> str:
@@ -169,7 +195,8 @@ def written(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     if test := sure_of(plain, recipe, engine, "test"):
         words += f", on {plain['certainty']['test']['name']} {spread(test)}"
     done = next((techniques(one["passes"]) for one in report["recipes"] if one["name"] == recipe), "")
-    return [", ".join(filter(None, (words, f"{format_bytes(point['ram_bytes'])} RAM", done, f"on {engine}")))]
+    costs = (memory(point), latency(point, plain["device"]))
+    return [", ".join(filter(None, (words, *costs, done, f"on {engine}")))]
 
 
 def techniques(passes: Sequence[Mapping[str, Any]]) -> str:

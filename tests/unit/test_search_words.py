@@ -11,7 +11,7 @@ from edge_runtime.budget import ESTIMATED, Cost, objections
 from edge_runtime.compress.candidates import FAMILIES
 from edge_runtime.compress.paper import Facts, Place
 from edge_runtime.compress.recipe import read_recipe
-from edge_runtime.compress.search_words import techniques, written
+from edge_runtime.compress.search_words import doubts, latency, techniques, written
 from edge_runtime.profile import Budget, load_profile
 
 WEIGHTS = 10_000
@@ -73,13 +73,28 @@ def test_a_line_of_the_terminal_says_what_was_asked_for_and_what_was_done():
     fresh = sure | {"drop": 0.76, "interval": [0.4, 1.1]}
     certain = {"judged": {"rows": [sure]}, "test": {"name": "fresh.npz", "rows": [fresh]}}
     passes = [{"pass": "share_weights", "bits": 5}, {"pass": "code"}]
-    report = {"search": {"points": [point], "max_drop": 0.5, "certainty": certain}}
+    report = {"search": {"points": [point], "max_drop": 0.5, "certainty": certain, "device": "tablet"}}
     report["recipes"] = [{"name": "share5_coded", "passes": passes}]
     assert written(report, row) == [
-        "drop 0.30 of 0.5 points (95 %: 0.05 to 0.62), on fresh.npz 0.76 (95 %: 0.40 to 1.10), 53 MiB RAM, "
-        "weights share 32 values, entropy-coded, on litert"
+        "drop 0.30 of 0.5 points (95 %: 0.05 to 0.62), on fresh.npz 0.76 (95 %: 0.40 to 1.10), 53 MiB RAM "
+        "(estimated), weights share 32 values, entropy-coded, on litert"
     ]
     assert written(report, {"recipe": "original", "engine": "litert"}) == []
+
+
+def test_a_latency_measured_here_is_not_the_devices_and_is_said_not_to_be():
+    point = {"name": "w8", "engine": "litert", "drop": 0.0, "ram_bytes": 53 << 20, "latency_ms": 0.5, "chosen": True}
+    here = point | {"measured_here": "x86_64"}
+    report = {"search": {"points": [here], "max_drop": 0.5, "device": "tablet"}, "recipes": []}
+    (said,) = written(report, {"recipe": "w8", "engine": "litert"})
+    assert "53 MiB RAM (estimated), 0.5 ms (measured here on x86_64, not on tablet)" in said
+    assert latency(point, "tablet") == "0.5 ms (estimated)"
+    sure = {"judged": {"items": 9, "one_item": 11.1}, "candidates": 2, "test": None, "warnings": []}
+    plain = {"certainty": sure, "device": "tablet", "budget": {"latency_ms": 1.0}}
+    (warned,) = doubts(plain | {"points": [here]})[1:]
+    assert warned.startswith("mind: the 1 ms allowed are kept on this machine (x86_64): how long it takes on tablet")
+    assert not doubts(plain | {"points": [point]})[1:]
+    assert not doubts(plain | {"points": [here], "budget": {"latency_ms": None}})[1:]
 
 
 def test_every_technique_that_is_tried_has_words():
