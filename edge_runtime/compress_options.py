@@ -92,6 +92,7 @@ _EXAMPLE = """\
 example: the smallest files for a tablet that lose at most half a point of accuracy
   edge-runtime compress model.onnx --like bundle.json --calibrate train.npz --judge val.npz \\
       --device lenovo-tab-2-a7-10 --max-drop 0.5 -o out.edge
+Give the float model: of a .tflite file, or of one that is quantized, only the coding of its weights can be tried.
 It ends after the class of cost in which the first answer was found, or as --minutes and --thorough say. Ctrl-C: the
 same command goes on where it was. What is chosen is the best of many on the items that it was judged on: --test says
 what it loses on others. Exit code 3: nothing is good enough; it says what is closest and what that takes.

@@ -131,6 +131,20 @@ def as_is(coded: Sequence[bool]) -> Candidate:
     return Candidate(Recipe("as_is", ()), 0, (), tuple(coded))
 
 
+def only_coded(form: str, bundle: bool) -> str:
+    """What is said of a model that no technique reads, so that a search of its own can do little; empty of others."""
+    if form == "onnx":
+        return ""
+    what, wanted = {
+        "tflite": ("a TFLite file", "the ONNX, Keras or PyTorch file"),
+        "onnx_q": ("a model that is quantized", "the float model"),
+    }[form]
+    left = (
+        "all that is tried is to code its weights" if bundle else "in a folder, where files are plain, nothing is tried"
+    )
+    return f"found {what}, which no technique reads: {left}; give {wanted} that it was made from"
+
+
 def of_recipe(recipe: Recipe, bundle: bool = True) -> Candidate:
     """A recipe of the user's: coded where it says so, and only in a `bundle`: in a folder files are stored plain. Its
     class is that of its most expensive step."""

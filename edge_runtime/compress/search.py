@@ -20,7 +20,17 @@ from typing import Any
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.compress import slide_figures
-from edge_runtime.compress.candidates import CHEAP, CLASSES, FAMILIES, Board, Candidate, Family, as_is, of_recipe
+from edge_runtime.compress.candidates import (
+    CHEAP,
+    CLASSES,
+    FAMILIES,
+    Board,
+    Candidate,
+    Family,
+    as_is,
+    of_recipe,
+    only_coded,
+)
 from edge_runtime.compress.certainty import certainty, test_items
 from edge_runtime.compress.choosing import MOST_TIMED, OBJECTIVES, choose, names_to_time
 from edge_runtime.compress.described import Described
@@ -107,6 +117,8 @@ class _Search:
             unchanged = forms(Recipe("as_is", ()), ready.original, job.target.engines)
             self.described = Described.of(ready.about, unchanged)
         self.board = Board(ready.original.form, ready.samples is not None, goal.max_drop, coded, families)
+        only = "" if job.recipes else only_coded(ready.original.form, self.bundles)
+        self.minds = (*ready.doubts, *([only] if only else []))
         self.first = as_is(coded)
         self.start = time.monotonic()
         self.baseline: dict[str, Row] = {}
@@ -119,7 +131,7 @@ class _Search:
     # ------------------------------------------------------------ the walk
 
     def go(self) -> Found:
-        for words in self.ready.doubts:
+        for words in self.minds:
             self.say(f"mind: {words}")
         self.say(f"judged by {self.score}: {self.why_score}")
         self._try(self.first)
@@ -365,7 +377,7 @@ class _Search:
         return {"original": first["slide"], "false_positives": rules.false_positives, "detection": rules.detection}
 
     def _words(self, plain: Mapping[str, Any], answers: Sequence[Point]) -> tuple[str, ...]:
-        made = [*summary(plain), *(f"mind: {words}" for words in self.ready.doubts)]
+        made = [*summary(plain), *(f"mind: {words}" for words in self.minds)]
         if answers:
             return tuple(made)
         return (*made, *no_answer(plain, self.points, self.goal.closest))

@@ -74,8 +74,8 @@ def _fast_here(plain: Mapping[str, Any]) -> list[str]:
         return []
     here = f"this machine ({chosen[0]['measured_here']})"
     return [
-        f"the {format_ms(allowed)} allowed are kept on {here}: how long it takes on {plain['device']} is not known; time "
-        "it there with edge-runtime bench"
+        f"the {format_ms(allowed)} allowed are kept on {here}: how long it takes on {plain['device']} is not known; "
+        "time it there with edge-runtime bench"
     ]
 
 

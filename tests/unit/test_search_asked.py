@@ -70,6 +70,19 @@ def test_a_folder_holds_the_last_runs_files_and_nothing_that_is_not_compresss_ow
     assert "second.onnx" in names("third") and (work / "net.onnx").is_file()
 
 
+def test_of_a_tflite_file_it_is_said_before_and_after_that_only_coding_can_be_tried(work):
+    compress(job(work, out="made", recipes=(read_recipe({"name": "half", "passes": [{"pass": "weights_fp16"}]}, "r"),)))
+    said: list[str] = []
+    lite = replace(job(work, engines=("litert",)), model=work / "made" / "half-lite.tflite")
+    found = search(lite, goal(), notice=said.append)
+    wanted = (
+        "mind: found a TFLite file, which no technique reads: all that is tried is to code its weights; give the ONNX"
+    )
+    assert said[0].startswith(wanted) and said[0] in found.words
+    folder = search(replace(lite, out=work / "plain"), goal(storage=900))
+    assert not folder.answers and any("where files are plain, nothing is tried" in line for line in folder.words)
+
+
 def test_a_class_is_rare_by_how_many_there_are():
     def score(*counts: int) -> str:
         labels = np.repeat(np.arange(len(counts)), counts)
