@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgeError as error:
         _say(f"edge-runtime: {error}")
         return error.exit_code
-    except _Terminated:  # how a service is told to end: a loop is made for it
-        _say("edge-runtime: ended as it was told to")
+    except _Terminated as stop:  # how a service is told to end: a loop is made for it
+        _say(f"edge-runtime: {stop.args[0] if stop.args else 'ended as it was told to'}")
         return 0 if arguments.verb is _loop else 143
     except KeyboardInterrupt as stop:
         _say(f"edge-runtime: {stop.args[0] if stop.args else 'stopped'}")

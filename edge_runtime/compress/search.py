@@ -102,7 +102,7 @@ class _Search:
         watched = progress or (lambda done, total, words: None)
         context = Context(ready.original, ready.samples, job.target, watched, lessons=ready.lessons)
         if not job.resume:
-            if job.steps:  # a folder of the user's
+            if job.steps and job.steps.is_dir() and any(job.steps.iterdir()):  # a folder of the user's
                 raise UsageError(
                     f"found a fresh start and finished steps in {job.steps}, wanted one: give another folder"
                 )
@@ -383,12 +383,11 @@ class _Search:
         return (*made, *no_answer(plain, self.points, self.goal.closest))
 
     def stopped(self, stop: KeyboardInterrupt) -> None:
-        """The one line that a person reads after Ctrl-C."""
+        """The one line that a person reads after Ctrl-C, or after SIGTERM."""
         if not stop.args:
-            stop.args = (
-                f"stopped: {len(self.tried)} candidates are judged and kept in {self.job.keep}; the same command goes "
-                "on from there",
-            )
+            fresh = "" if self.job.resume else " without --fresh"
+            kept = f"{len(self.tried)} candidates are judged and kept in {self.job.keep}"
+            stop.args = (f"stopped: {kept}; the same command{fresh} goes on from there",)
 
 
 def _both(before: Row, row: Row) -> bool:

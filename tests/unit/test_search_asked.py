@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from edge_runtime.compress.recipe import read_recipe
 from edge_runtime.compress.run import compress, read
 from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.search import search
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, UsageError
 
 from .search_jobs import goal, job, some, write_work
 
@@ -89,6 +91,26 @@ def test_a_class_is_rare_by_how_many_there_are():
         return judging.score_for(None, Samples("s", len(labels), labels, {}))[0]
 
     assert score(*[10] * 10) == score(81, 19 + 2) == "accuracy" and score(81, 19) == score(*[10] * 9, 3) == "f1"
+
+
+@pytest.mark.parametrize(("fresh", "words"), [([], ""), (["--fresh"], " without --fresh")])
+def test_whoever_ends_a_search_is_told_how_it_goes_on(work, capsys, monkeypatch, fresh, words):
+    def end(self, candidate, notice):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(judging.Bench, "judge", end)
+    given = ["compress", str(work / "net.onnx"), "--judge", str(work / "judge.npz"), "-o", str(work / "made")]
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([*given, "--device", "raspberry-pi-5", "--max-drop", "1", *fresh]) == 143
+    signal.signal(signal.SIGTERM, before)
+    assert f"judged and kept in {work / '.made.steps'}; the same command{words} goes on" in capsys.readouterr().err
+
+
+def test_a_fresh_start_wants_a_folder_for_steps_that_is_not_there_yet(work):
+    asked = job(work, resume=False, steps=work / "steps")
+    assert search(asked, goal(), families=some("half")).answers
+    with pytest.raises(UsageError, match="a fresh start and finished steps"):
+        search(asked, goal(), families=some("half"))
 
 
 # ---------------------------------------------------------------- items judged on that were learned from
