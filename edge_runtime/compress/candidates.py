@@ -131,10 +131,10 @@ def as_is(coded: Sequence[bool]) -> Candidate:
     return Candidate(Recipe("as_is", ()), 0, (), tuple(coded))
 
 
-def only_coded(form: str, bundle: bool) -> str:
-    """What is said of a model that no technique reads, so that a search of its own can do little; empty of others."""
+def only_coded(form: str, bundle: bool) -> tuple[str, ...]:
+    """What is said of a model that no technique reads, so that a search of its own can do little; nothing of others."""
     if form == "onnx":
-        return ""
+        return ()
     what, wanted = {
         "tflite": ("a TFLite file", "the ONNX, Keras or PyTorch file"),
         "onnx_q": ("a model that is quantized", "the float model"),
@@ -142,7 +142,7 @@ def only_coded(form: str, bundle: bool) -> str:
     left = (
         "all that is tried is to code its weights" if bundle else "in a folder, where files are plain, nothing is tried"
     )
-    return f"found {what}, which no technique reads: {left}; give {wanted} that it was made from"
+    return (f"found {what}, which no technique reads: {left}; give {wanted} that it was made from",)
 
 
 def of_recipe(recipe: Recipe, bundle: bool = True) -> Candidate:

@@ -27,9 +27,9 @@ from edge_runtime.compress.run import Job, Ready
 from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.scores import scores
 from edge_runtime.compress.search_words import CHANGE
-from edge_runtime.compress.steps import CollapseError, Notice, run_recipe
+from edge_runtime.compress.steps import CollapseError, Notice, no_room, run_recipe
 from edge_runtime.digest import sha256
-from edge_runtime.errors import EdgeError, UsageError
+from edge_runtime.errors import EdgeError, InputError, UsageError
 from edge_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Bench:
             macs = macs_of(artifact)
             rows = [row | {"macs": macs} for one in made for row in self._rows(one, candidate.coded)]
         except EdgeError as error:
+            if no_room(error):
+                raise
             said = error.message if isinstance(error, CollapseError) else f"{candidate.name}: {error.message}"
             return Judged(candidate.name, candidate.cost, round(time.monotonic() - start, 2), error=said)
         return Judged(candidate.name, candidate.cost, round(time.monotonic() - start, 2), tuple(rows))
@@ -204,12 +206,18 @@ class Record:
         key = self.key(candidate)
         plain = {"key": key, "name": judged.name, "recipe": candidate.recipe.to_json(), **found}
         self._known[key] = found
+        try:
+            self._append(json.dumps(plain).encode())
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror or error}") from error
+
+    def _append(self, line: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as stream:
             end = stream.tell()
             stream.seek(max(0, end - 1))
             torn = end > 0 and stream.read(1) != b"\n"  # a cut left half a line
-            stream.write((b"\n" if torn else b"") + json.dumps(plain).encode() + b"\n")
+            stream.write((b"\n" if torn else b"") + line + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
 

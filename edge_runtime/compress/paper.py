@@ -16,6 +16,7 @@ from edge_runtime.coded import WORK_BYTES
 from edge_runtime.compress.artifact import Artifact
 from edge_runtime.compress.footprint_read import read_parts
 from edge_runtime.compress.recipe import Pass, Recipe, pass_name
+from edge_runtime.compress.steps import write_whole
 from edge_runtime.errors import EdgeError
 from edge_runtime.footprint import Parts, predict, predict_by_size, task_bytes
 from edge_runtime.operators import predict as forecast
@@ -72,7 +73,7 @@ class Place:
 
         with tempfile.TemporaryDirectory(prefix="edge-runtime-") as folder:
             path = Path(folder, f"model.{artifact.format}")
-            path.write_bytes(artifact.content)
+            write_whole(path, artifact.content)
             try:
                 found = forecast(table, read_graph(path, artifact.format, table.arch))
             except EdgeError as error:

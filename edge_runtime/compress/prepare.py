@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.compress.artifact import Artifact
+from edge_runtime.compress.steps import write_whole
 from edge_runtime.errors import InputError
 
 OPSET = 17  # LayerNormalization is one operator from here on
@@ -58,8 +59,17 @@ def optimized(content: bytes, level: str = "BASIC") -> bytes:
         try:
             ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own family, UnicodeDecodeError of damaged names
+            _write(Path(folder, "as_given.onnx"), content)
             raise InputError(f"onnxruntime refuses the model: {(str(error).splitlines() or ['?'])[0][:300]}") from error
         return path.read_bytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """onnxruntime does not tell a full disk from a damaged model; this does. Raises InputError."""
+    try:
+        write_whole(path, content)
+    except InputError as error:
+        raise InputError(error.message, hint="free some room there, or set TMPDIR to another folder") from error
 
 
 def _refuse(proto: object) -> None:

@@ -28,6 +28,7 @@ from edge_runtime.compress.steps import (
     Notice,
     PassReport,
     run_recipe,
+    write_whole,
 )
 from edge_runtime.compress.tflite_write import find_unsupported
 from edge_runtime.errors import EdgeError, EngineError, InputError, UsageError
@@ -256,7 +257,7 @@ def _report(
         for one, row in zip(both, rows, strict=True):
             row |= {"name": one.name, "recipe": one.recipe, "engine": one.engine, "format": one.artifact.format}
             row |= {"sha256": one.artifact.digest, "stored_bytes": verify.stored_bytes(one.artifact, one.coded)}
-            Path(scratch, one.file).write_bytes(one.artifact.content)
+            write_whole(Path(scratch, one.file), one.artifact.content)
         slides = _slides(ready, rows, said)
         verify.siblings(rows, said, judged.cut if judged else None)
         if job.speed:

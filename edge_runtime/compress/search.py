@@ -53,8 +53,8 @@ from edge_runtime.compress.products import forms, write_report
 from edge_runtime.compress.recipe import Context, Progress, Recipe
 from edge_runtime.compress.run import Job, Ready, compress, read
 from edge_runtime.compress.search_words import nearest, no_answer, summary
-from edge_runtime.compress.steps import Notice
-from edge_runtime.errors import UsageError
+from edge_runtime.compress.steps import Notice, no_room
+from edge_runtime.errors import EdgeError, InputError, UsageError
 from edge_runtime.planner import plan
 
 _TIMING_S = 8.0  # of one file on one engine, about: by it is judged how many there is time for
@@ -69,15 +69,19 @@ def search(
     notice: Notice | None = None,
     families: tuple[Family, ...] = FAMILIES,
 ) -> Found:
-    """`job.recipes`: where there are any, these are the candidates. Raises EdgeError's children; KeyboardInterrupt with
-    words that say how it goes on."""
+    """`job.recipes`: where there are any, these are the candidates. Raises EdgeError's children; KeyboardInterrupt that
+    says how it goes on."""
     ready = read(job)
     run = _Search(job, goal, ready, notice or (lambda words: None), progress, families)
     try:
         return run.go()
-    except KeyboardInterrupt as stop:
-        run.stopped(stop)
+    except KeyboardInterrupt as stop:  # the one line that a person reads after Ctrl-C, or after SIGTERM
+        stop.args = stop.args or (f"stopped: {run.kept()}",)
         raise
+    except (EdgeError, OSError) as error:
+        if not no_room(error):
+            raise
+        raise InputError(_said(error), hint=f"free some room: {run.kept()}") from error
 
 
 class _Search:
@@ -117,8 +121,7 @@ class _Search:
             unchanged = forms(Recipe("as_is", ()), ready.original, job.target.engines)
             self.described = Described.of(ready.about, unchanged)
         self.board = Board(ready.original.form, ready.samples is not None, goal.max_drop, coded, families)
-        only = "" if job.recipes else only_coded(ready.original.form, self.bundles)
-        self.minds = (*ready.doubts, *([only] if only else []))
+        self.minds = ready.doubts + (() if job.recipes else only_coded(ready.original.form, self.bundles))
         self.first = as_is(coded)
         self.start = time.monotonic()
         self.baseline: dict[str, Row] = {}
@@ -382,12 +385,14 @@ class _Search:
             return tuple(made)
         return (*made, *no_answer(plain, self.points, self.goal.closest))
 
-    def stopped(self, stop: KeyboardInterrupt) -> None:
-        """The one line that a person reads after Ctrl-C, or after SIGTERM."""
-        if not stop.args:
-            fresh = "" if self.job.resume else " without --fresh"
-            kept = f"{len(self.tried)} candidates are judged and kept in {self.job.keep}"
-            stop.args = (f"stopped: {kept}; the same command{fresh} goes on from there",)
+    def kept(self) -> str:
+        """For whoever reads why it did not come to its end."""
+        said = f"{len(self.tried)} candidates are judged and kept in {self.job.keep}; the same command"
+        return f"{said}{'' if self.job.resume else ' without --fresh'} goes on from there"
+
+
+def _said(error: EdgeError | OSError) -> str:
+    return error.message if isinstance(error, EdgeError) else f"{error.filename or 'a file'}: {error.strerror}"
 
 
 def _both(before: Row, row: Row) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -151,7 +152,7 @@ def write_whole(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if len(content) > free:
-            raise InputError(f"{path}: found {free} bytes free, wanted {len(content)}")
+            raise OSError(errno.ENOSPC, f"found {free} bytes free, wanted {len(content)}")
         partial = path.with_name(f".{path.name}.partial")
         try:
             with partial.open("wb") as stream:
@@ -163,3 +164,10 @@ def write_whole(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
+
+
+def no_room(error: BaseException | None) -> bool:
+    """Whether it is the disk's and neither the model's nor the items'."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error is not None and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

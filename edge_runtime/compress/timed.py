@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.compress import verify
 from edge_runtime.compress.products import forms
-from edge_runtime.compress.steps import run_recipe
+from edge_runtime.compress.steps import run_recipe, write_whole
 from edge_runtime.machine import machine
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def time_rows(pairs: Sequence[Pair], bench: Bench, late: Callable[[], bool] = la
             artifact, _ = run_recipe(bench.ready.original, candidate.recipe, bench.context, keep=bench.job.keep)
             for one in forms(candidate.recipe, artifact, bench.job.target.engines):
                 path = Path(scratch, one.file)
-                path.write_bytes(one.artifact.content)
+                write_whole(path, one.artifact.content)
                 files.setdefault(one.engine, []).append((candidate.name, path))
         for engine, named in files.items():
             if late():

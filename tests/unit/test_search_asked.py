@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +18,12 @@ import pytest
 from edge_runtime.bundle import find_bundle
 from edge_runtime.cli import main
 from edge_runtime.compress import judging
+from edge_runtime.compress.prepare import optimized
 from edge_runtime.compress.recipe import read_recipe
 from edge_runtime.compress.run import compress, read
 from edge_runtime.compress.samples import Samples
 from edge_runtime.compress.search import search
-from edge_runtime.errors import EdgeError, UsageError
+from edge_runtime.errors import EdgeError, InputError, UsageError
 
 from .search_jobs import goal, job, some, write_work
 
@@ -111,6 +116,45 @@ def test_a_fresh_start_wants_a_folder_for_steps_that_is_not_there_yet(work):
     assert search(asked, goal(), families=some("half")).answers
     with pytest.raises(UsageError, match="a fresh start and finished steps"):
         search(asked, goal(), families=some("half"))
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+def test_where_the_disk_is_full_the_file_is_named_and_what_is_kept_and_no_candidate_is_to_blame(work, monkeypatch):
+    real, count = judging.Record._append, []
+
+    def full(self, line):
+        count.append(line)
+        if len(count) == 3:
+            raise OSError(errno.EFBIG, "File too large")
+        real(self, line)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(judging.Record, "_append", full)
+        with pytest.raises(InputError, match=r"search.jsonl: File too large") as error:
+            search(job(work), goal(), families=some("share"))
+    kept = f"2 candidates are judged and kept in {work / '.out.edge.steps'}; the same command goes on from there"
+    assert error.value.hint == f"free some room: {kept}"
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+        with pytest.raises(InputError, match="found 1 bytes free") as error:
+            search(job(work), goal(), families=some("half"))
+    assert "1 candidates are judged and kept" in error.value.hint
+    again = search(job(work), goal(), families=some("share", "half"))
+    assert again.answers and "half" not in again.search["gone"] and again.search["taken_up"] == 2
+
+
+def test_a_model_is_not_blamed_for_a_full_disk(work):
+    content = (work / "net.onnx").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(InputError, match="File too large") as error:
+            optimized(content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "TMPDIR" in error.value.hint and optimized(content)
 
 
 # ---------------------------------------------------------------- items judged on that were learned from
