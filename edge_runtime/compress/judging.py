@@ -92,18 +92,22 @@ class Bench:
             self._reference = answers(self.ready.original, self.judged, BATCH)
         return self._reference
 
-    def refuse_alike(self, score: str) -> None:
-        """Raises UsageError where decisions are all that is compared and the original's are all the same: then any
-        model that answers on one side of a bound would lose nothing, whatever it answers."""
-        if self.judged.labels is not None or score == CHANGE or self.judged.count < 2:
-            return
+    def doubts(self, score: str) -> tuple[str, ...]:
+        """Of decisions, where they are all that is compared. Raises UsageError where the original's are all the same:
+        then any model that answers on one side of a bound would lose nothing, whatever it answers."""
+        if self.judged.labels is not None or score == CHANGE:
+            return ()
         first = next(iter(self.reference().values()))
-        if len(set(decisions(first, cut_of(first, self.judged.cut)).ravel().tolist())) == 1:
+        cut = cut_of(first, self.judged.cut)
+        if self.judged.count > 1 and len(set(decisions(first, cut).ravel().tolist())) == 1:
             raise UsageError(
                 f"{self.judged.name}: found that the original decides all {self.judged.count} items alike, and no "
                 "labels, so that decisions kept would say nothing; wanted items that it decides otherwise, too",
                 hint="add such items, or labels; where its outputs are numbers and no classes: --score change",
             )
+        if self.judged.cut is None and cut == 0 and first.size == len(first):
+            return ("decisions kept are whether its one number is above 0: if that is a figure, --score change",)
+        return ()
 
     def _rows(self, made: Made, codings: Sequence[bool]) -> list[Row]:
         artifact, samples = made.artifact, self.judged

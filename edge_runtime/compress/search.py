@@ -134,12 +134,12 @@ class _Search:
     # ------------------------------------------------------------ the walk
 
     def go(self) -> Found:
+        self._try(self.first)
+        self.minds += self.bench.doubts(self.score)
         for words in self.minds:
             self.say(f"mind: {words}")
         self.say(f"judged by {self.score}: {self.why_score}")
-        self._try(self.first)
         self.baseline = {row["engine"]: row for row in reversed(self.tried[0][1].rows)}
-        self.bench.refuse_alike(self.score)
         self.points = self._points()
         if self.job.recipes:
             self._walk_given()

@@ -29,11 +29,11 @@ def work(tmp_path: Path) -> Path:
     return write_work(tmp_path)
 
 
-def numbers(work: Path) -> Path:
-    """A model of one number around 37, and items without labels."""
+def numbers(work: Path, middle: float = 37) -> Path:
+    """A model of one number around the middle, and items without labels."""
     weights = np.random.default_rng(0).normal(size=(768, 1)).astype(np.float32) / 28
     nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], ["y"], name="head")]
-    content = onnx_file(nodes, {"w": weights, "b": np.full(1, 37, np.float32)}, ["batch", 3, 16, 16])
+    content = onnx_file(nodes, {"w": weights, "b": np.full(1, middle, np.float32)}, ["batch", 3, 16, 16])
     (work / "net.onnx").write_bytes(content)
     np.savez(work / "judge.npz", x=dice(90, 1))
     np.savez(work / "test.npz", x=dice(90, 3))
@@ -56,6 +56,13 @@ def test_a_model_of_numbers_is_judged_by_how_far_they_move_and_not_by_decisions_
     sure = next(one for one in found.search["certainty"]["judged"]["rows"] if one["name"] == "half")
     assert sure["drop"] == pytest.approx(moved, rel=1e-3) and sure["interval"][0] < sure["drop"] < sure["interval"][1]
     assert found.search["certainty"]["test"]["rows"] and not [one for one in found.words if "one item is" in one]
+
+
+def test_of_a_single_number_it_is_said_what_its_decisions_are(work):
+    found = search(job(numbers(work, 0), out="made", like=None), goal(), families=some("half"))
+    assert (
+        "mind: decisions kept are whether its one number is above 0: if that is a figure, --score change" in found.words
+    )
 
 
 def pictures(folder: Path, *names: str) -> Path:
