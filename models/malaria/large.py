@@ -1,7 +1,7 @@
 """The large teacher: a ResNet-18 (He and others, 2015) with the slide's own lessons, and what it thinks of each cell.
 
 It has seen all training people, so a student whose scores calibrate the verdict must not learn from it: those have
-boosted trees alone, which never saw the people left out (see teacher.py).
+teachers that never saw the people left out (teacher.py, crossed.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import teacher
 import torch
 from dataset import Cells
-from learn import Settings, lesson_weights, vary
+from learn import Settings, lesson_weights, targets, vary
 from torch import nn
 from torch.nn import functional
 
@@ -64,15 +64,25 @@ def parts(cells: Cells) -> npt.NDArray[np.int64]:
     return np.array([deal.get(name, -1) for name in cells.person.tolist()])
 
 
-def trees(cells: Cells, work: Path, left_out: int | None) -> Floats:
-    """The boosted trees' opinion (N,), NaN for cells that this training must not see."""
-    file = work / f"trees-{left_out}.npy"
+def trees(cells: Cells, work: Path, left_out: tuple[int, ...] = ()) -> Floats:
+    """The boosted trees' opinion (N,), NaN for cells of folds that this training must not see."""
+    file = work / f"trees-{without(left_out)}.npy"
     if not file.is_file():
         if not (work / "colours.npy").is_file():
             np.save(work / "colours.npy", teacher.colours(cells.pixels))
         np.save(file, teacher.opinions(cells, np.load(work / "colours.npy"), parts(cells), left_out))
     opinion: Floats = np.load(file)
     return opinion
+
+
+def to_logit(chance: Floats) -> Floats:
+    sure = np.clip(chance, 2e-3, 1 - 2e-3)
+    return np.log(sure / (1 - sure)).astype(np.float32)
+
+
+def without(left_out: tuple[int, ...]) -> str:
+    """For names of files: the folds left out."""
+    return "-".join(map(str, left_out)) or "all"
 
 
 def shown(cells: Cells) -> npt.NDArray[np.int64]:
@@ -87,15 +97,15 @@ def train(cells: Cells, opinion: Floats, settings: LargeSettings, name: str) -> 
     net = Large().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = copy.deepcopy(net)
     pixels = torch.from_numpy(cells.pixels).permute(0, 3, 1, 2)
-    label = cells.infected * (1 - settings.smoothing) + settings.smoothing / 2
-    targets = torch.from_numpy((settings.soft * opinion + (1 - settings.soft) * label).astype(np.float32))
+    change = Settings(soft=settings.soft, smoothing=settings.smoothing)
+    wanted = torch.from_numpy(targets(cells, change, opinion))
     order = torch.from_numpy(shown(cells))
     length = len(order) // settings.batch
     optimizer = torch.optim.AdamW(net.parameters(), settings.rate, weight_decay=settings.decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.rate, total_steps=length * len(settings.sides), pct_start=settings.warm
     )
-    began, step, change = time.monotonic(), 0, Settings()
+    began, step = time.monotonic(), 0
     for epoch, side in enumerate(settings.sides):
         net.train()
         total = 0.0
@@ -105,7 +115,7 @@ def train(cells: Cells, opinion: Floats, settings: LargeSettings, name: str) -> 
             x = x if side == 64 else functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.half):
                 answer = net(x.contiguous(memory_format=torch.channels_last))[:, 0]
-            loss = functional.binary_cross_entropy_with_logits(answer.float(), targets[some])
+            loss = functional.binary_cross_entropy_with_logits(answer.float(), wanted[some])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -142,7 +152,7 @@ def opinions(cells: Cells, settings: LargeSettings, work: Path) -> Floats:
     """The teacher's logit of every cell (N,): trained now, or kept from before, as is its file, large.onnx."""
     file = work / "large.npy"
     if not file.is_file():
-        opinion = trees(cells, work, None)
+        opinion = trees(cells, work)
         mask = np.isfinite(opinion)
         net = train(cells.where(mask), opinion[mask], settings, "teacher")
         np.save(work / "large-new.npy", logits(net, cells.pixels))

@@ -48,6 +48,13 @@ def lesson_weights(cells: Cells, times: int = 3) -> npt.NDArray[np.int64]:
     return np.where(cells.healthy, times, np.where(cells.suspect, 0, 1))
 
 
+def targets(cells: Cells, settings: Settings, teacher: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    """What the answer (N,) to each cell shall be: its label, softened, and a teacher's opinion, a probability (N,)."""
+    label = cells.infected.astype(np.float32) * (1 - settings.smoothing) + settings.smoothing / 2
+    mixed = label if teacher is None else settings.soft * teacher + (1 - settings.soft) * label
+    return mixed.astype(np.float32)
+
+
 def vary(x: torch.Tensor, settings: Settings, dice: torch.Generator) -> torch.Tensor:
     """Augment float32 (B,3,64,64) in 0-1. Black around the cell stays black.
 
@@ -115,12 +122,8 @@ def train(cells: Cells, settings: Settings, teacher: npt.NDArray[np.float32] | N
     dice = torch.Generator().manual_seed(settings.seed)
     shown = lesson_weights(cells, settings.healthy_times)
     order = np.concatenate([np.flatnonzero(shown), np.repeat(np.arange(len(cells)), np.maximum(shown - 1, 0))])
-    target = cells.infected.astype(np.float32)
-    target = target * (1 - settings.smoothing) + settings.smoothing / 2
-    if teacher is not None:
-        target = settings.soft * teacher + (1 - settings.soft) * target
     pixels = torch.from_numpy(cells.pixels).permute(0, 3, 1, 2).contiguous()
-    targets = torch.from_numpy(target.astype(np.float32))
+    wanted = torch.from_numpy(targets(cells, settings, teacher))
     net = CellNet(settings.shape).to(memory_format=torch.channels_last)
     mean = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=settings.decay)
@@ -134,7 +137,7 @@ def train(cells: Cells, settings: Settings, teacher: npt.NDArray[np.float32] | N
         for start in range(0, len(order) - settings.batch + 1, settings.batch):
             pick = shuffled[start : start + settings.batch]
             x = vary(pixels[pick].float() / 255, settings, dice).contiguous(memory_format=torch.channels_last)
-            loss = functional.binary_cross_entropy_with_logits(net(x)[:, 0], targets[pick])
+            loss = functional.binary_cross_entropy_with_logits(net(x)[:, 0], wanted[pick])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

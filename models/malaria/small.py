@@ -1,131 +1,45 @@
-"""The small student: lessons as views of cells made once, a float network, and the same network on coarse grids.
+"""The small student on coarse grids: the network of network.py, with weights that few bits can say.
 
-A view is a cell as augmentation changed it, kept in 8 bits: every student sees the same ones, so that students differ
-in what they are told and in their seed alone. On the grid (Jacob and others, 2018; learned steps: Esser and others,
-2020) a layer's weights are whole multiples of one step, and the loss charges for the bits that an entropy coder would
-take (Oktay and others, 2020): the length of a weight's code under a Laplace distribution with the layer's own width.
+On the grid (Jacob and others, 2018; learned steps: Esser and others, 2020) a layer's weights are whole multiples of one
+step, and the loss may charge for the bits that an entropy coder would take (Oktay and others, 2020): the length of a
+weight's code under a Laplace distribution with the layer's own width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import cell_lessons
 import numpy as np
 import numpy.typing as npt
 import torch
 from dataset import Cells
-from large import shown
 from layers import Folded
-from learn import Settings, vary
-from network import CellNet, Shape, fold
+from learn import Settings, targets
+from network import CellNet, fold
 from tiny_files import TinyLayer, TinyNet
 from torch import nn
 from torch.nn import functional
 
-from edge_runtime.compress.learn.lessons import Lessons
-from edge_runtime.compress.learn.loop import Fit, Loss, fit
+from edge_runtime.compress.learn.loop import Fit, fit
 
 Floats = npt.NDArray[np.float32]
 BIAS_GRID = 64  # a bias is a whole multiple of so many steps: of its four bytes mostly one says something
 
 
 @dataclass(frozen=True)
-class Views:
-    """`pixels` uint8 (V,64,64,3), `place` (V,): which cell each one shows."""
-
-    pixels: npt.NDArray[np.uint8]
-    place: npt.NDArray[np.int64]
-
-
-def make_views(cells: Cells, times: int, work: Path, seed: int = 7, batch: int = 256) -> Views:
-    """Of the lessons among `cells`, each `times` as often as an epoch shows it; made once and kept."""
-    place = np.tile(shown(cells), times)
-    file = work / "views.npy"
-    if not file.is_file():
-        dice, change = torch.Generator().manual_seed(seed), Settings()
-        made = np.lib.format.open_memmap(work / "views-new.npy", "w+", np.uint8, (len(place), 64, 64, 3))
-        for start in range(0, len(place), batch):
-            some = place[start : start + batch]
-            x = torch.from_numpy(cells.pixels[some]).permute(0, 3, 1, 2).float() / 255
-            made[start : start + batch] = (vary(x, change, dice) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        made.flush()
-        (work / "views-new.npy").rename(file)
-    return Views(np.load(file, mmap_mode="r"), place)
-
-
-def prepare(batch: tuple[Any, ...], dice: Any) -> tuple[Any, ...]:
-    """uint8 (B,64,64,3) to float32 (B,3,64,64), in training any of the eight ways round, a batch alike."""
-    x = batch[0].permute(0, 3, 1, 2).float() / 255
-    if dice is not None:
-        way = int(torch.randint(8, (1,), generator=dice))
-        x = x.transpose(2, 3) if way & 4 else x
-        x = x.flip([axis for axis, bit in ((2, 1), (3, 2)) if way & bit])
-    return (x.contiguous(memory_format=torch.channels_last),)
-
-
-@dataclass(frozen=True)
 class Student:
-    """`epochs` are runs through the views, each of several epochs' cells. `soft`: weight of the teacher's opinion
-    beside the label, `temperature` that at which they are compared. `price`: of a stored byte, in loss."""
+    """`lessons`: how the float network learns, and from then on the same lessons on the grid. `levels`: most steps to
+    each side. `price`: of a stored byte, in loss."""
 
-    shape: Shape = field(default_factory=lambda: Shape(12, ((24, 2), (32, 1), (48, 2), (48, 1)), 0.0))
-    epochs: int = 2
-    rate: float = 6e-3
+    lessons: Settings = field(default_factory=Settings)
+    tune_epochs: int = 14
     batch: int = 64
-    decay: float = 0.01
-    average: float = 0.997
-    smoothing: float = 0.02
-    soft: float = 0.7
-    temperature: float = 2.0
-    tune_epochs: int = 1
     tune_rate: float = 2e-3
-    tune_average: float = 0.99
-    levels: int = 7
-    price: float = 1e-5
-    seed: int = 1
-
-
-def loss_of(
-    views: Views,
-    infected: npt.NDArray[np.bool_],
-    teacher: Floats | None,
-    settings: Student,
-    known: npt.NDArray[np.bool_] | None = None,
-) -> Loss:
-    """`teacher`: logits of each cell; None: the label alone. Of `known` cells the label is certain, and teachers that
-    think otherwise are not asked."""
-    label = infected[views.place] * (1 - settings.smoothing) + settings.smoothing / 2
-    labels = torch.from_numpy(label.astype(np.float32))
-    heat = settings.temperature
-    soft = None
-    if teacher is not None:
-        told = 1 / (1 + np.exp(-teacher[views.place] / heat))
-        told = told if known is None else np.where(known[views.place], label, told)
-        soft = torch.from_numpy(told.astype(np.float32))
-
-    def loss(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
-        logit = net(*inputs)[:, 0]
-        plain = functional.binary_cross_entropy_with_logits(logit, labels[index])
-        if soft is None:
-            return plain
-        heard = functional.binary_cross_entropy_with_logits(logit / heat, soft[index])
-        return (1 - settings.soft) * plain + settings.soft * heat * heat * heard
-
-    return loss
-
-
-def lessons(views: Views) -> Lessons:
-    return Lessons({"image": views.pixels}, prepare=prepare)
-
-
-def train_float(views: Views, loss: Loss, settings: Student, notice: Any = None) -> CellNet:
-    torch.manual_seed(settings.seed)
-    net = CellNet(settings.shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    how = Fit(settings.epochs, settings.batch, settings.rate, settings.decay, 0.2, settings.average, 5.0, settings.seed)
-    found: CellNet = fit(net, lessons(views), loss, how, notice=notice)
-    return found
+    tune_average: float = 0.999
+    levels: int = 63
+    price: float = 0.0
 
 
 # ---------------------------------------------------------------- on the grid
@@ -227,20 +141,21 @@ def _below(x: Any) -> Any:
     return torch.where(x < 0, half, 1 - half)
 
 
-def train_grid(start: CellNet, views: Views, loss: Loss, settings: Student, notice: Any = None) -> GridNet:
-    """From the trained float network on."""
+def train_grid(start: CellNet, cells: Cells, teacher: Floats, settings: Student, notice: Any = None) -> GridNet:
+    """From the trained float network on; `teacher`: probabilities (N,) of `cells`."""
     folded = fold(start)
-    some = np.random.default_rng(3).choice(len(views.place), 512, replace=False)
-    plain, head = balanced(folded, np.stack([views.pixels[one] for one in sorted(some.tolist())]))
+    some = np.random.default_rng(3).choice(len(cells), 512, replace=False)
+    plain, head = balanced(folded, cells.pixels[some])
     net = GridNet(plain, head, folded.head_bias, settings.levels)
+    wanted = torch.from_numpy(targets(cells, settings.lessons, teacher))
 
     def priced(net: Any, inputs: tuple[Any, ...], index: Any) -> Any:
-        return loss(net, inputs, index) + settings.price * net.bytes()
+        plain = functional.binary_cross_entropy_with_logits(net(*inputs)[:, 0], wanted[index])
+        return plain + settings.price * net.bytes() if settings.price else plain
 
-    how = Fit(
-        settings.tune_epochs, settings.batch, settings.tune_rate, 0.0, 0.1, settings.tune_average, 5.0, settings.seed
-    )
-    found: GridNet = fit(net, lessons(views), priced, how, notice=notice)
+    seed, average = settings.lessons.seed, settings.tune_average
+    how = Fit(settings.tune_epochs, settings.batch, settings.tune_rate, 0.0, 0.1, average, 5.0, seed)
+    found: GridNet = fit(net, cell_lessons.to_learn(cells, settings.lessons), priced, how, notice=notice)
     return found
 
 

@@ -7,6 +7,8 @@ labelled wrongly is softened, and nothing of a held-out person leaks into the sc
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 from dataset import Cells
@@ -36,14 +38,14 @@ def colours(pixels: npt.NDArray[np.uint8]) -> Floats:
     return np.array(rows, np.float32)
 
 
-def opinions(cells: Cells, measured: Floats, part: npt.NDArray[np.int64], left_out: int | None) -> Floats:
-    """Probability (N,) of "infected" for every cell of the folds but `left_out`, by trees that saw neither the cell's
-    own fold nor that one; NaN for all other cells. `part` int64 (N,): fold of each cell, -1 for not in training."""
+def opinions(cells: Cells, measured: Floats, part: npt.NDArray[np.int64], left_out: Collection[int] = ()) -> Floats:
+    """Probability (N,) of "infected" for every cell of the folds but those `left_out`, by trees that saw neither the
+    cell's own fold nor those; NaN for all other cells. `part` int64 (N,): fold of each cell, -1 for not in training."""
     result = np.full(len(cells), np.nan, np.float32)
     for number in range(int(part.max()) + 1):
-        if number == left_out:
+        if number in left_out:
             continue
-        seen = np.flatnonzero((part >= 0) & (part != number) & (part != (-1 if left_out is None else left_out)))
+        seen = np.flatnonzero((part >= 0) & ~np.isin(part, [number, *left_out]))
         weight = lesson_weights(cells.where(seen))
         seen, weight = seen[weight > 0], weight[weight > 0]
         trees = HistGradientBoostingClassifier(

@@ -76,7 +76,7 @@ def trained(cells: Cells, left_out: int | None, settings: Settings, work: Path) 
         part = parts(cells)
         if not (work / "colours.npy").is_file():
             np.save(work / "colours.npy", teacher.colours(cells.pixels))
-        opinion = teacher.opinions(cells, np.load(work / "colours.npy"), part, left_out)
+        opinion = teacher.opinions(cells, np.load(work / "colours.npy"), part, () if left_out is None else (left_out,))
         mask = np.isfinite(opinion)
         torch.save(train(cells.where(mask), settings, opinion[mask], file.stem).state_dict(), file)
     net.load_state_dict(torch.load(file, weights_only=True))

@@ -1,37 +1,42 @@
 """How small the slide's reader can be, from the images to every figure of its card, in one command:
 
-    python models/malaria/train_tiny.py OUT [--work CACHE]
+    python models/malaria/train_tiny.py OUT [--work CACHE] [--jobs 2]
 
-trains a ResNet-18 with the slide's lessons, then a small network that learns from it, boosted trees and the labels,
-then that network on coarse grids with a price on its bytes; trains the small one five times from the labels alone and
-five times with the teachers; trains five more without a fifth of the people each, so that every training person has
-scores from a network that never saw them; calibrates a verdict for each net on those and on val; measures on test, and
-writes to OUT:
+trains boosted trees, ten networks of the shipped reader's kind without two fifths of the people each, and a ResNet-18;
+then students that learn from all of them and the labels: one of the shipped reader's shape and a smaller one, each in
+float and then on a grid of few bits; each again five times without a fifth of the people, so that every training person
+has scores from a network that never saw them; and one in float five times from the labels alone and five times with
+the teachers. Calibrates a verdict for each net on the people held out and on val, measures on test, and writes to OUT:
 
-    large.onnx, student.onnx                          the teacher, and the student in float
-    student-qat.onnx, .tflite, tiny.onnx, .tflite     the student in 8 bits, and on a coarse grid
+    large.onnx                                        the largest teacher
+    student.onnx, student-qat.onnx, .tflite           the student of the shipped shape in float, and in 8 bits
+    tiny.onnx, .tflite                                the smaller one on a coarse grid, its bytes priced
     calibration-qat.json, calibration-tiny.json       of their verdicts
     metrics.json                                      every figure
 
-The students without a fold learn from boosted trees that saw neither that fold nor the cell's own, and not from five
-more ResNets, which would take more than two hours (the one took 26 minutes), and in float half as long.
-Needs what train.py needs. Some 80 minutes of one core that others use, too (added up from its parts; the teacher takes
-26 of them); CACHE keeps what was trained, so a second run only measures: a minute and a half.
+The students without a fold learn from all teachers but the ResNet, which saw everybody: five more would take more than
+two hours. Needs what train.py needs. About an hour on two cores; CACHE keeps what was trained, so a second run only
+measures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
+import crossed  # noqa: E402
 import dataset  # noqa: E402
 import engines  # noqa: E402
 import evaluate  # noqa: E402
@@ -44,17 +49,19 @@ import tiny_files  # noqa: E402
 import torch  # noqa: E402
 import train as reader  # noqa: E402
 from dataset import Cells  # noqa: E402
-from network import CellNet, Floats, fold  # noqa: E402
-from small import GridNet, Student, Views  # noqa: E402
+from learn import Settings  # noqa: E402
+from learn import train as taught_by  # noqa: E402
+from network import CellNet, Floats, Shape, fold  # noqa: E402
+from small import GridNet, Student  # noqa: E402
 
 from edge_runtime.bundle import load_bundle  # noqa: E402
 from edge_runtime.compress.code import encode  # noqa: E402
 from edge_runtime.task.verdict import Calibration  # noqa: E402
 from models.zoo.export import answers  # noqa: E402
 
-SEEDS, VIEWS = (1, 2, 3, 4, 5), 6
-QAT = {"levels": 63, "price": 0.0}
-NETS: dict[str, dict[str, Any]] = {"qat": QAT, "tiny": {}}
+SEEDS = (1, 2, 3, 4, 5)
+SMALLER = Shape(12, ((24, 2), (32, 1), (48, 2), (48, 1)), 0.0)
+NETS = {"qat": Student(), "tiny": Student(Settings(shape=SMALLER), levels=7, price=4e-6)}
 LARGE_PARAMETERS = sum(one.numel() for one in large.Large().parameters())
 
 
@@ -62,56 +69,97 @@ def say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
-def to_logit(chance: Floats) -> Floats:
-    sure = np.clip(chance, 2e-3, 1 - 2e-3)
-    return np.log(sure / (1 - sure)).astype(np.float32)
+@dataclass(frozen=True)
+class School:
+    """What students learn from. Every network is in a file of `work` once it is trained."""
 
-
-class Class:
-    """Everything that students learn from: the lessons' views, labels, and what the teachers say."""
-
-    def __init__(self, cells: Cells, work: Path) -> None:
-        self.cells, self.work = cells, work
-        self.learnt = cells.where(cells.split == "train")
-        self.part = large.parts(cells)[cells.split == "train"]
-        self.views = small.make_views(self.learnt, VIEWS, work)
+    cells: Cells
+    work: Path
 
     def opinion(self, left_out: int | None) -> Floats:
-        """Logits (T,) of training cells: the mean of the ResNet's and the trees', or without a fold the trees' alone
-        (NaN for that fold)."""
-        train = self.cells.split == "train"
-        trees = to_logit(large.trees(self.cells, self.work, left_out)[train])
-        if left_out is not None:
-            return trees
-        return (large.opinions(self.cells, large.LargeSettings(), self.work)[train] + trees) / 2
-
-    def subset(self, left_out: int | None) -> Views:
-        """Views of people outside that fold."""
+        """Probabilities (N,) by the teachers that such a student may hear, NaN for cells that it must not see. A
+        healthy person's cell is clean, whatever they think of it."""
+        logits = crossed.opinion(self.cells, self.work, left_out)
         if left_out is None:
-            return self.views
-        keep = np.flatnonzero(self.part[self.views.place] != left_out)
-        return Views(self.views.pixels[keep], self.views.place[keep])
+            whole = large.opinions(self.cells, large.LargeSettings(), self.work)
+            logits = (2 * logits + np.clip(whole, -crossed.SURE, crossed.SURE)) / 3
+        chance: Floats = (1 / (1 + np.exp(-logits))).astype(np.float32)
+        chance[self.cells.healthy & np.isfinite(chance)] = 0
+        return chance
 
-    def student(self, name: str, settings: Student, left_out: int | None = None, taught: bool = True) -> CellNet:
+    def student(self, name: str, settings: Settings, left_out: int | None = None, taught: bool = True) -> CellNet:
         net, file = CellNet(settings.shape), self.work / f"{name}.pt"
         if not file.is_file():
-            views = self.subset(left_out)
-            loss = small.loss_of(views, self.learnt.infected, self.opinion(left_out) if taught else None, settings)
-            found = small.train_float(views, loss, settings, lambda words: say(f"{name} {words}"))
+            chance = self.opinion(left_out)
+            may = np.isfinite(chance)
+            found = taught_by(self.cells.where(may), settings, chance[may] if taught else None, name)
             torch.save(found.state_dict(), file)
         net.load_state_dict(torch.load(file, weights_only=True))
         return net.eval()
 
-    def grid(self, name: str, start: CellNet, settings: Student, left_out: int | None = None) -> GridNet:
-        file = self.work / f"{name}.pt"
+    def grid(self, name: str, left_out: int | None = None) -> GridNet:
+        """One of NETS: in float, then on its grid."""
+        suffix, settings = "" if left_out is None else f"-{left_out}", NETS[name]
+        start = self.student(f"student-{name}{suffix}", settings.lessons, left_out)
+        file = self.work / f"{name}{suffix}.pt"
         if not file.is_file():
-            views = self.subset(left_out)
-            known = self.learnt.healthy  # whatever a healthy person's cell looks like
-            loss = small.loss_of(views, self.learnt.infected, self.opinion(left_out), settings, known)
-            found = small.train_grid(start, views, loss, settings, lambda words: say(f"{name} {words}"))
-            torch.save(found, file)
+            chance = self.opinion(left_out)
+            may = np.isfinite(chance)
+            tell = partial(_tell, f"{name}{suffix}")
+            torch.save(small.train_grid(start, self.cells.where(may), chance[may], settings, tell), file)
         net: GridNet = torch.load(file, weights_only=False)
         return net.eval()
+
+
+def _tell(name: str, words: str) -> None:
+    say(f"{name} {words}")
+
+
+# ---------------------------------------------------------------- in several processes
+
+
+def _task(work: Path, deed: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    deed(School(dataset.load_cells(work), work), *arguments)
+
+
+def _teach_large(school: School) -> None:
+    large.opinions(school.cells, large.LargeSettings(), school.work)
+
+
+def _teach_pair(school: School, pair: tuple[int, int]) -> None:
+    crossed.judged(school.cells, school.work, pair)
+
+
+def _seed(school: School, arm: str, seed: int) -> None:
+    """Scores of everybody else by the student in float, half as long as the one that goes on to the grid."""
+    file = school.work / f"scores-{arm}-{seed}.npy"
+    if not file.is_file():
+        some = NETS["qat"].lessons
+        settings = replace(some, epochs=some.epochs // 2, seed=seed)
+        net = school.student(f"{arm}-{seed}", settings, taught=arm == "distilled")
+        scores, rest = np.full(len(school.cells), np.nan, np.float32), school.cells.split != "train"
+        scores[rest] = large.logits(net, school.cells.pixels[rest])
+        np.save(file, scores)
+
+
+def train_all(work: Path, jobs: int) -> None:
+    """Everything that is not in `work` yet: the largest teacher beside those that the first students wait for."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+
+        def begin(deed: Callable[..., Any], *arguments: Any) -> Future[None]:
+            return pool.submit(_task, work, deed, arguments)
+
+        largest = begin(_teach_large)
+        for one in [begin(_teach_pair, pair) for pair in crossed.PAIRS]:
+            one.result()
+        students = [begin(School.grid, name, number) for name in NETS for number in range(large.FOLDS)]
+        largest.result()
+        students += [begin(School.grid, name) for name in NETS]
+        students += [begin(_seed, arm, seed) for arm in ("alone", "distilled") for seed in SEEDS]
+        for one in students:
+            one.result()
 
 
 def figures(cells: Cells, scores: Floats, part: str) -> dict[str, float]:
@@ -121,21 +169,12 @@ def figures(cells: Cells, scores: Floats, part: str) -> dict[str, float]:
     return evaluate.cell_figures(cells.where(some), scores[some], cut)
 
 
-def seeds(lessons: Class, cells: Cells, short: Student) -> dict[str, Any]:
-    """Figures of the same student, five times alone and five times taught; the margin against its own spread."""
-    rest, made = cells.split != "train", {}
-    for arm, taught in (("alone", False), ("distilled", True)):
-        rows = []
-        for seed in SEEDS:
-            file = lessons.work / f"scores-{arm}-{seed}.npy"
-            if not file.is_file():
-                net = lessons.student(f"{arm}-{seed}", replace(short, seed=seed), taught=taught)
-                scores = np.full(len(cells), np.nan, np.float32)
-                scores[rest] = large.logits(net, cells.pixels[rest])
-                np.save(file, scores)
-            scores = np.load(file)
-            rows.append({part: figures(cells, scores, part) for part in ("val", "test")})
-        made[arm] = rows
+def seeds(cells: Cells, work: Path) -> dict[str, Any]:
+    """Figures of the same student, five times alone and five times taught."""
+    made: dict[str, Any] = {}
+    for arm in ("alone", "distilled"):
+        scores = [np.load(work / f"scores-{arm}-{seed}.npy") for seed in SEEDS]
+        made[arm] = [{part: figures(cells, one, part) for part in ("val", "test")} for one in scores]
     return made
 
 
@@ -184,34 +223,31 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--work", type=Path, default=None, help="keeps decoded cells and trained networks")
     parser.add_argument("--no-test", action="store_true", help="choose on train and val only, and stop there")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, each on one core")
     options = parser.parse_args()
     out, work = options.out, options.work or options.out / "work"
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    began, settings = time.monotonic(), Student()
-    cells = dataset.load_cells(work)
-    lessons = Class(cells, work)
-    lessons.opinion(None)
+    began, cells = time.monotonic(), dataset.load_cells(work)
+    large.trees(cells, work)
+    train_all(work, options.jobs)
+    school = School(cells, work)
     (out / "large.onnx").write_bytes((work / "large.onnx").read_bytes())
-    student = lessons.student("student", settings)
-    onnx_files.write_float(fold(student), out / "student.onnx")
-    write(lessons.grid("qat", student, replace(settings, **QAT)), out, "student-qat")
-    write(lessons.grid("tiny", student, settings), out, "tiny")
-    rows = seeds(lessons, cells, replace(settings, epochs=1))
-    held = {name: held_out(lessons, cells, settings, name) for name in NETS}
-    metrics = measured(cells, held, rows, settings, out, work, not options.no_test)
+    onnx_files.write_float(fold(school.student("student-qat", NETS["qat"].lessons)), out / "student.onnx")
+    write(school.grid("qat"), out, "student-qat")
+    write(school.grid("tiny"), out, "tiny")
+    held = {name: held_out(school, name) for name in NETS}
+    metrics = measured(school, held, out, not options.no_test)
     metrics["seconds"] = round(time.monotonic() - began)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 
 
-def held_out(lessons: Class, cells: Cells, settings: Student, name: str) -> Floats:
+def held_out(school: School, name: str) -> Floats:
     """Logits (N,) of training cells, each by such a student that never saw the person; NaN elsewhere."""
-    part, scores = large.parts(cells), np.full(len(cells), np.nan, np.float32)
+    part, scores = large.parts(school.cells), np.full(len(school.cells), np.nan, np.float32)
     for number in range(large.FOLDS):
-        start = lessons.student(f"student-{number}", replace(settings, epochs=1), number)
-        net = lessons.grid(f"{name}-{number}", start, replace(settings, **NETS[name]), number)
         mine = part == number
-        scores[mine] = large.logits(net, cells.pixels[mine])
+        scores[mine] = large.logits(school.grid(name, number), school.cells.pixels[mine])
     return scores
 
 
@@ -219,24 +255,27 @@ FILES = {"teacher": "large.onnx", "student": "student.onnx", "qat": "student-qat
          "qat_lite": "student-qat.tflite", "tiny": "tiny.onnx", "tiny_lite": "tiny.tflite"}  # fmt: skip
 
 
-def measured(
-    cells: Cells, held: dict[str, Floats], rows: dict[str, Any], settings: Student, out: Path, work: Path, test: bool
-) -> dict[str, Any]:
-    """Every figure, and the calibration of the net that ships."""
-    parts = ("val", "test") if test else ("val",)
+def measured(school: School, held: dict[str, Floats], out: Path, test: bool) -> dict[str, Any]:
+    """Every figure, and the calibrations."""
+    parts, cells = ("val", "test") if test else ("val",), school.cells
     steps, scores = {}, {}
     for name, file in FILES.items():
-        scores[name] = scored(out / file, cells, work)
-        count = LARGE_PARAMETERS if name == "teacher" else small_parameters(settings)
+        scores[name] = scored(out / file, cells, school.work)
+        count = LARGE_PARAMETERS if name == "teacher" else parameters(name.split("_")[0])
         steps[name] = {"parameters": count, "bytes": (out / file).stat().st_size, "stored": stored(out / file)}
         steps[name] |= {part: figures(cells, scores[name], part) for part in parts}
-    cells = replace(cells, pixels=np.zeros((len(cells), 0), np.uint8))  # drawing people a thousand times copies cells
-    made: dict[str, Any] = {"settings": asdict(settings), "parameters": small_parameters(settings), "steps": steps}
-    made |= {"teacher": asdict(large.LargeSettings()), "bias_grid": small.BIAS_GRID, "folds": large.FOLDS}
+    crowd = np.mean([crossed.judged(cells, school.work, pair) for pair in crossed.PAIRS], axis=0)
+    steps["crossed"] = {"parameters": len(crossed.PAIRS) * parameters("qat")}
+    steps["crossed"] |= {part: figures(cells, crowd, part) for part in parts}
+    settings = {name: asdict(one) | {"parameters": parameters(name)} for name, one in NETS.items()}
+    made: dict[str, Any] = {"settings": settings, "steps": steps, "teacher": asdict(large.LargeSettings())}
+    made |= {"bias_grid": small.BIAS_GRID, "folds": large.FOLDS}
+    rows = seeds(cells, school.work)
     made["seeds"] = {part: margins(rows, part) for part in parts}
+    light = replace(cells, pixels=np.zeros((len(cells), 0), np.uint8))  # drawing people a thousand times copies cells
     for name in NETS:
         known = np.where(cells.split == "train", held[name], scores[name])
-        made[name], calibration = of_slides(cells, known, scores[f"{name}_lite"], test)
+        made[name], calibration = of_slides(light, known, scores[f"{name}_lite"], test)
         (out / f"calibration-{name}.json").write_text(json.dumps(calibration.to_json(), indent=1) + "\n")
     return made
 
@@ -263,8 +302,10 @@ def of_slides(cells: Cells, known: Floats, lite: Floats, test: bool) -> tuple[di
     return made, calibration
 
 
-def small_parameters(settings: Student) -> int:
-    return fold(CellNet(settings.shape).eval()).parameters
+def parameters(name: str) -> int:
+    """Of one of NETS; a student in float has the shape of the one in 8 bits."""
+    shape = NETS.get(name, NETS["qat"]).lessons.shape
+    return fold(CellNet(shape).eval()).parameters
 
 
 def test_figures(
