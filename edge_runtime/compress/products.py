@@ -61,20 +61,22 @@ def write(
     made: Sequence[Made],
     steps: Mapping[str, tuple[PassReport, ...]],
 ) -> None:
-    """To a bundle (an .edge file) or a folder, with the report beside it or in it. Adds "bundle" to the report."""
-    before, placed = earlier(out), {out / one.file for one in made}
-    try:
-        if out.suffix == ".edge" and about is not None:
-            placed = {out}
-            report["bundle"] = _pack(out, about, report, made, steps)
+    """To a bundle (an .edge file) or a folder, with the report beside it or in it. Adds "bundle" to the report. All is
+    written in a folder of its own first: a full disk costs nothing that stands there, and leaves nothing."""
+    before, packed = earlier(out), out.suffix == ".edge" and about is not None
+    home = out.parent if packed else out
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".edge-runtime-", dir=home) as scratch:
+        place = Path(scratch, out.name) if packed else Path(scratch)
+        if packed and about is not None:
+            report["bundle"] = _pack(place, about, report, made, steps)
         else:
             for one in made:
-                write_whole(out / one.file, one.artifact.content)
-        write_report(out, report)
-    except BaseException:  # what no report lists would be in the next run's way
-        for path in placed - earlier(out):
-            path.unlink(missing_ok=True)
-        raise
+                write_whole(place / one.file, one.artifact.content)
+        write_report(place, report)
+        placed = {home / path.name for path in Path(scratch).iterdir()}
+        for path in placed:
+            Path(scratch, path.name).replace(path)
     for path in before - placed:
         path.unlink(missing_ok=True)
 

@@ -66,7 +66,7 @@ def test_what_an_earlier_run_wrote_is_written_over_and_is_no_input_of_the_next(w
         read(job(work))
 
 
-def test_a_run_that_could_not_write_its_report_is_not_in_the_next_ones_way(work, monkeypatch):
+def test_a_run_that_could_not_write_its_report_changes_nothing_and_is_not_in_the_next_ones_way(work, monkeypatch):
     def full(*_: object) -> None:
         raise InputError("no room")
 
@@ -76,6 +76,15 @@ def test_a_run_that_could_not_write_its_report_is_not_in_the_next_ones_way(work,
             with pytest.raises(InputError, match="no room"):
                 compress(job(work, out=out, recipes=(W8,)))
     assert not list((work / "made").iterdir()) and not (work / "out.edge").exists()
+    compress(job(work, recipes=(W8,)))
+    whole = {path: path.read_bytes() for path in work.glob("out.*")}
+    monkeypatch.setattr(products, "write_report", full)
+    with pytest.raises(InputError, match="no room"):
+        compress(job(work, recipes=(read_recipe(W8.to_json() | {"name": "other"}, "r"),)))
+    assert len(whole) == 3 and {path: path.read_bytes() for path in work.glob("out.*")} == whole
+    monkeypatch.undo()
+    compress(job(work, recipes=(read_recipe(W8.to_json() | {"name": "other"}, "r"),)))
+    assert (work / "out.edge").read_bytes() != whole[work / "out.edge"]
 
 
 def test_the_folder_where_one_is_can_be_written_to(work, monkeypatch):
