@@ -152,7 +152,7 @@ def _table(search: Plain) -> str:
         "engine",
         "stored",
         "memory, estimated",
-        "latency",
+        _head_of_latency(search),
         "drop",
         search["score"],
         "decisions kept",
@@ -162,7 +162,7 @@ def _table(search: Plain) -> str:
     head = "".join(f"<th>{escape(one)}</th>" for one in [*heads, "misses"])
     rows = list(enumerate(search["points"], 1))
     rows.sort(key=lambda pair: (not pair[1]["chosen"], len(pair[1]["misses"]), pair[1]["stored_bytes"]))
-    made = [_row(number, one, slides, search["score"] == CHANGE, search["device"]) for number, one in rows]
+    made = [_row(number, one, slides, search["score"] == CHANGE) for number, one in rows]
     start = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
     first = f"{start}{''.join(made[:12])}</tbody></table></div>"
     rest = f"{start}{''.join(made[12:])}</tbody></table></div>" if made[12:] else ""
@@ -172,13 +172,20 @@ def _table(search: Plain) -> str:
     return first + more + note
 
 
-def _row(number: int, one: Plain, slides: bool, change: bool, device: str) -> str:
+def _head_of_latency(search: Plain) -> str:
+    """Where times are of this machine, the head says so once, and not each row."""
+    here = sorted({str(one["measured_here"]) for one in search["points"] if one.get("measured_here")})
+    return f"latency (here: measured on {', '.join(here)}, not on {search['device']})" if here else "latency"
+
+
+def _row(number: int, one: Plain, slides: bool, change: bool) -> str:
+    time = one["latency_ms"]
     name = f"<b class='n'>{number}</b> {escape(one['name'])}{' (in the bundle)' if one['chosen'] else ''}"
     cells = [
         one["engine"],
         format_bytes(one["stored_bytes"]),
         format_bytes(one["ram_bytes"]),
-        latency(one, device),
+        "" if time is None else f"{format_ms(time)} ({'here' if one.get('measured_here') else 'estimated'})",
         f"{one['drop']:.2f}",
         f"{one['drop'] / 100:.4f} sd" if change else f"{one['score']:.2%}",
         f"{one['drift']['agreement']:.2%}",

@@ -133,6 +133,9 @@ def test_what_is_timed_here_counts_as_timed_here_and_memory_stays_estimated(work
     assert bool(found.answers) == answers and clock and "latency: takes 4 ms (measured here, on" in said
     assert all(one["measured_here"] for one in found.search["points"] if one["chosen"])
     assert "memory" not in said and "(measured)" not in said
+    if answers:
+        page = (work / "out.report.html").read_text()
+        assert page.count("(here: measured on ") == 1 and "2 ms (here)" in page
 
 
 def test_the_front_alone_is_timed_and_its_work_is_milliseconds(work, clock):
