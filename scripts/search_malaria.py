@@ -1,6 +1,6 @@
 """Find a malaria net for a device, in one command:
 
-    python scripts/search_malaria.py raspberry-pi-zero-2w WORK          about an hour at most on 2 cores
+    python scripts/search_malaria.py raspberry-pi-zero-2w WORK          some 17 minutes of one core
     python scripts/search_malaria.py lenovo-tab-2-a7-10 WORK            the same WORK: only what is new is judged
     python scripts/search_malaria.py raspberry-pi-5 WORK [--test]       --test: also on test people, once, at the end
     python scripts/search_malaria.py exhaustive WORK                    a small space, searched and tried out whole
