@@ -21,12 +21,13 @@ FOLDER = HERE.parent / "malaria-tiny"
 COMMAND = "python models/malaria/train_tiny.py OUT"
 HEAD = """# malaria-tiny: how small can the reader of thin blood films be?
 
-A study, and **not shipped**: the shipped reader's network ({parameters:,} parameters) learned again from better
-teachers, in 8 bits {onnx:,} bytes as ONNX and {tflite:,} as TFLite (stored in a bundle {coded:,} and {coded_lite:,});
-and a smaller one of {smaller:,} parameters on a coarse grid, stored {tiny:,} and {tiny_lite:,}. Single cells they
-read about as well as the [shipped reader](../malaria/README.md), whose card tells of use, data, labels, gate and
-limits. On slides of people held out neither is better than it, so the bundle stays malaria.edge. **Not a medical
-device, and not for diagnosis.**
+A study, and **not shipped**: networks that learned from better teachers than the [shipped reader](../malaria/README.md)
+did. The smaller one, of {smaller:,} parameters on a coarse grid, is stored in {tiny:,} bytes (ONNX) or {tiny_lite:,}
+(TFLite) of a bundle, graph and weights, reads single cells about as well, and comes near it on slides; the larger one
+has the shipped shape ({parameters:,} parameters) in 8 bits: {onnx:,} and {tflite:,} bytes, {coded:,} and {coded_lite:,}
+stored. On slides of people held out neither is better than what ships, and kilobytes are not what a tablet lacks, so
+the bundle stays malaria.edge, whose card tells of use, data, labels, gate and limits. **Not a medical device, and not
+for diagnosis.**
 
 ## Method
 
@@ -178,9 +179,10 @@ def goals(metrics: Json, shipped: Json) -> str:
 
 
 def _goal(name: str, value: float, goal: float, stretch: float | None = None) -> list[str]:
-    verdict = "met" if value <= goal else f"**missed by {value - goal:.4g}**"
-    if stretch is not None and value <= goal:
-        verdict = "met, stretch too" if value <= stretch else f"met, stretch missed by {value - stretch:.4g}"
+    near = 1e-9  # shares of cells are sums of fractions: what is the goal itself is met
+    verdict = "met" if value <= goal + near else f"**missed by {value - goal:.4g}**"
+    if stretch is not None and value <= goal + near:
+        verdict = "met, stretch too" if value <= stretch + near else f"met, stretch missed by {value - stretch:.4g}"
     shown = "" if stretch is None else f"<= {stretch:g}"
     return [name, f"<= {goal:g}", shown, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", verdict]
 

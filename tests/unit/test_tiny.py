@@ -68,5 +68,5 @@ def test_its_card_and_rows_are_of_its_figures(monkeypatch: pytest.MonkeyPatch):
     rows = [json.loads(line) for line in (MODELS / "malaria" / "bench.jsonl").read_text().splitlines()]
     ours = {row["step"]: row for row in rows if row.get("kind") == "learn" and "train_tiny" in row["command"]}
     assert {step: row["scores"] for step, row in ours.items()} == {
-        step: made["test"] for step, made in METRICS["steps"].items()
+        step: made["test"] for step, made in METRICS["steps"].items() if "bytes" in made
     }
