@@ -75,7 +75,7 @@ def write(
                 write_whole(place / one.file, one.artifact.content)
         write_report(place, report)
         placed = {home / path.name for path in Path(scratch).iterdir()}
-        for path in placed:
+        for path in sorted(placed, key=lambda one: one.name == report_of(out).name):  # what it lists stands before it
             Path(scratch, path.name).replace(path)
     for path in before - placed:
         path.unlink(missing_ok=True)

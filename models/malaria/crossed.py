@@ -18,6 +18,7 @@ from pathlib import Path
 import large
 import numpy as np
 from dataset import Cells
+from kept import whole
 from learn import Settings, train
 from network import Floats
 
@@ -32,7 +33,8 @@ def judged(cells: Cells, work: Path, pair: tuple[int, int]) -> Floats:
         opinion = large.trees(cells, work, pair)
         mask = np.isfinite(opinion)
         net = train(cells.where(mask), Settings(), opinion[mask], file.stem)
-        np.save(file, large.logits(net, cells.pixels))
+        with whole(file) as fresh:
+            np.save(fresh, large.logits(net, cells.pixels))
     found: Floats = np.load(file)
     return found
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import teacher
 import torch
 from dataset import Cells
+from kept import whole
 from learn import Settings, lesson_weights, targets, vary
 from torch import nn
 from torch.nn import functional
@@ -69,8 +70,10 @@ def trees(cells: Cells, work: Path, left_out: tuple[int, ...] = ()) -> Floats:
     file = work / f"trees-{without(left_out)}.npy"
     if not file.is_file():
         if not (work / "colours.npy").is_file():
-            np.save(work / "colours.npy", teacher.colours(cells.pixels))
-        np.save(file, teacher.opinions(cells, np.load(work / "colours.npy"), parts(cells), left_out))
+            with whole(work / "colours.npy") as fresh:
+                np.save(fresh, teacher.colours(cells.pixels))
+        with whole(file) as fresh:
+            np.save(fresh, teacher.opinions(cells, np.load(work / "colours.npy"), parts(cells), left_out))
     opinion: Floats = np.load(file)
     return opinion
 
@@ -155,8 +158,9 @@ def opinions(cells: Cells, settings: LargeSettings, work: Path) -> Floats:
         opinion = trees(cells, work)
         mask = np.isfinite(opinion)
         net = train(cells.where(mask), opinion[mask], settings, "teacher")
-        np.save(work / "large-new.npy", logits(net, cells.pixels))
-        (work / "large.onnx").write_bytes(to_onnx(net, (torch.rand(2, 3, 64, 64),), ("image",)))
-        (work / "large-new.npy").rename(file)
+        with whole(work / "large.onnx") as fresh:
+            fresh.write_bytes(to_onnx(net, (torch.rand(2, 3, 64, 64),), ("image",)))
+        with whole(file) as fresh:
+            np.save(fresh, logits(net, cells.pixels))
     found: Floats = np.load(file)
     return found

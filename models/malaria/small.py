@@ -42,9 +42,6 @@ class Student:
     price: float = 0.0
 
 
-# ---------------------------------------------------------------- on the grid
-
-
 @dataclass(frozen=True)
 class _Plain:
     weight: Floats
@@ -144,7 +141,7 @@ def _below(x: Any) -> Any:
 def train_grid(start: CellNet, cells: Cells, teacher: Floats, settings: Student, notice: Any = None) -> GridNet:
     """From the trained float network on; `teacher`: probabilities (N,) of `cells`."""
     folded = fold(start)
-    some = np.random.default_rng(3).choice(len(cells), 512, replace=False)
+    some = np.random.default_rng(3).choice(len(cells), min(512, len(cells)), replace=False)
     plain, head = balanced(folded, cells.pixels[some])
     net = GridNet(plain, head, folded.head_bias, settings.levels)
     wanted = torch.from_numpy(targets(cells, settings.lessons, teacher))

@@ -230,6 +230,10 @@ def bench(metrics: Json) -> None:
 
 def main() -> None:
     metrics: Json = json.loads((Path(sys.argv[1]) / "metrics.json").read_text())
+    if "test" not in metrics["steps"]["qat"]:
+        raise SystemExit(
+            f"{sys.argv[1]}: found figures of val alone, wanted test, too: run train_tiny.py without --no-test"
+        )
     shipped: Json = json.loads((HERE / "metrics.json").read_text())
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "README.md").write_text(write(metrics, shipped))

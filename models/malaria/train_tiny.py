@@ -14,9 +14,9 @@ the teachers. Calibrates a verdict for each net on the people held out and on va
     calibration-qat.json, calibration-tiny.json       of their verdicts
     metrics.json                                      every figure
 
-The students without a fold learn from all teachers but the ResNet, which saw everybody: five more would take more than
-two hours. Needs what train.py needs. About an hour on two cores; CACHE keeps what was trained, so a second run only
-measures.
+The students without a fold learn from all teachers but the ResNet, which saw everybody: five more would take about
+80 minutes. Needs what train.py needs. About an hour on two cores; CACHE keeps what was trained, so that a run that was
+cut goes on, and a second one only measures. It is refused when the settings in the code are others.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ import tiny_files  # noqa: E402
 import torch  # noqa: E402
 import train as reader  # noqa: E402
 from dataset import Cells  # noqa: E402
+from kept import check_settings, whole  # noqa: E402
 from learn import Settings  # noqa: E402
 from learn import train as taught_by  # noqa: E402
 from network import CellNet, Floats, Shape, fold  # noqa: E402
@@ -93,7 +94,8 @@ class School:
             chance = self.opinion(left_out)
             may = np.isfinite(chance)
             found = taught_by(self.cells.where(may), settings, chance[may] if taught else None, name)
-            torch.save(found.state_dict(), file)
+            with whole(file) as fresh:
+                torch.save(found.state_dict(), fresh)
         net.load_state_dict(torch.load(file, weights_only=True))
         return net.eval()
 
@@ -106,7 +108,9 @@ class School:
             chance = self.opinion(left_out)
             may = np.isfinite(chance)
             tell = partial(_tell, f"{name}{suffix}")
-            torch.save(small.train_grid(start, self.cells.where(may), chance[may], settings, tell), file)
+            made = small.train_grid(start, self.cells.where(may), chance[may], settings, tell)
+            with whole(file) as fresh:
+                torch.save(made, fresh)
         net: GridNet = torch.load(file, weights_only=False)
         return net.eval()
 
@@ -140,7 +144,8 @@ def _seed(school: School, arm: str, seed: int) -> None:
         net = school.student(f"{arm}-{seed}", settings, taught=arm == "distilled")
         scores, rest = np.full(len(school.cells), np.nan, np.float32), school.cells.split != "train"
         scores[rest] = large.logits(net, school.cells.pixels[rest])
-        np.save(file, scores)
+        with whole(file) as fresh:
+            np.save(fresh, scores)
 
 
 def train_all(work: Path, jobs: int) -> None:
@@ -229,6 +234,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     began, cells = time.monotonic(), dataset.load_cells(work)
+    asked = {name: asdict(one) for name, one in NETS.items()}
+    check_settings(work, asked | {"teacher": asdict(large.LargeSettings()), "pairs": asdict(Settings())})
     large.trees(cells, work)
     train_all(work, options.jobs)
     school = School(cells, work)
